@@ -1,0 +1,57 @@
+# Verbs for people and for CI. Each sets up what it needs in .venv; a second run of any starts at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= data
+
+.PHONY: demo test lint bench lock clean help
+
+help:
+	@echo "make demo    draw the demo pictures, compute their study, serve http://127.0.0.1:8050"
+	@echo "make test    lint, then all tests (installs Chromium for the browser tests where it may)"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   measure against the plain ways of doing it; writes a table"
+	@echo "make lock    resolve the locked requirements anew"
+
+demo: $(VENV)/worker
+	$(BIN)/headscope demo --data $(DATA)
+
+test: lint
+	sh tests/need_chromium.sh
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/dev
+	$(BIN)/python -m benchmarks
+
+# uv resolves and installs: it takes the torch and torchvision that fit each other.
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Headscope needs Python 3.11 or newer, not $$($(PYTHON) --version); set PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || sh -c ' \
+		echo "Python here has no venv; installing Debian package python3-venv"; \
+		if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq python3-venv; \
+		else echo "run: sudo apt-get install python3-venv, then make again"; exit 1; fi'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.8
+
+$(VENV)/worker: $(BIN)/uv requirements-worker.txt pyproject.toml
+	@test -e $(VENV)/dev || $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-worker.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+$(VENV)/dev: $(BIN)/uv requirements-dev.txt pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+lock: $(BIN)/uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra worker pyproject.toml -o requirements-worker.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra worker --extra dev pyproject.toml -o requirements-dev.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info
