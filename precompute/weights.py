@@ -1,0 +1,253 @@
+"""Which model is it, and whose weights? From a timm name, with weights from the hub, from a file, or random."""
+
+import difflib
+import fnmatch
+import hashlib
+import json
+import re
+import socket
+import struct
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import constants as hub
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import precompute.demo.model  # noqa: F401  (registers the demo model's name with timm)
+from precompute.errors import ModelError, UnsupportedModelError
+from precompute.model import SUPPORTED, ViT
+
+# timm's modules of plain ViTs, and the names in them whose blocks are something else (tests build every one).
+_MODULES = ("vision_transformer", "deit")
+_OTHER_BLOCKS = ("beit3_", "_18x2_", "_rpn_", "_xp_", "pwee_", "_dlittle_")
+_DEMO = "headscope_demo"
+
+# A header larger than this describes no ViT: 500,000 empty tensors cost 11 s and 442 MB to read.
+MOST_HEADER_BYTES = 4 << 20
+MOST_TENSORS = 10_000
+NAMED_IN_ERRORS = 5
+HUB_TIMEOUT = 5  # seconds
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights came from. `sha256` is over every tensor's name, dtype, shape and bytes, in order of names."""
+
+    kind: str  # pretrained, checkpoint or random
+    file: str | None
+    sha256: str
+
+
+def supported_names(pattern: str = "*") -> list[str]:
+    """timm names of the architectures that Headscope takes, sorted; `pattern` as in a shell, or a part of the name."""
+    names = [n for module in _MODULES for n in timm.list_models(module=module)]
+    names = [_DEMO, *(n for n in names if not any(part in n for part in _OTHER_BLOCKS))]
+    wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    return sorted(fnmatch.filter(names, wanted))
+
+
+def open_model(
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    random_seed: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    device: str = "cpu",
+) -> tuple[ViT, Weights]:
+    """The model of a timm name in float32 and eval mode, opened, and where its weights came from.
+
+    Args:
+        name: timm's name, with or without a tag (`vit_base_patch16_224.augreg_in1k`).
+        checkpoint: A .safetensors or .pth file of this architecture; its classifier decides the number of classes.
+        random_seed: Random weights of this seed instead of trained ones.
+        image_size: Pixels as (height, width), if not the model's own; position embeddings are resampled.
+    Raises:
+        ModelError: the name is unknown, the weights cannot be had, or they do not fit; says which and what to do.
+        UnsupportedModelError: the architecture is not a plain ViT.
+    """
+    check_name(name)
+    if checkpoint is not None:
+        state = read_checkpoint(checkpoint)
+        model = _create(name, num_classes=_classes_of(state))
+        _load(model, state, name, checkpoint)
+        weights = Weights("checkpoint", checkpoint.name, _sha256(model))
+    elif random_seed is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_seed)
+            model = _create(name)
+        weights = Weights("random", None, _sha256(model))
+    else:
+        model = _from_hub(name)
+        weights = Weights("pretrained", None, _sha256(model))
+    model = model.float().eval().requires_grad_(False)
+    if image_size is not None:
+        _resize(ViT(model, name), image_size)
+    return ViT(model.to(device), name), weights
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that timm does not have, or whose architecture is not a plain ViT, without making its weights.
+
+    Raises:
+        ModelError, UnsupportedModelError
+    """
+    architecture = name.split(".")[0]
+    if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", name) or not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, supported_names(), n=3)
+        hint = f"did you mean {', '.join(close)}? " if close else ""
+        raise ModelError(f"{name!r} is not a timm model name; {hint}`headscope models` lists the supported names")
+    if architecture in supported_names():
+        return
+    with torch.device("meta"):
+        ViT(timm.create_model(architecture).eval(), name)  # says what is unusual about it
+    raise UnsupportedModelError(f"{name} is not among the tested architectures. {SUPPORTED}")
+
+
+def read_checkpoint(file: Path) -> dict[str, Tensor]:
+    """Tensors by name from a .safetensors or .pth file: dense, finite, no larger than their bytes.
+
+    Raises:
+        ModelError: no such file, another format, or a tensor that is not plain numbers.
+    """
+    if not file.is_file():
+        raise ModelError(f"no checkpoint at {file}; give a .safetensors or .pth file")
+    if file.suffix == ".safetensors":
+        _check_header(file)
+        try:
+            state = load_file(file)
+        except Exception as error:  # safetensors' own exception type is not exported
+            raise ModelError(f"{file.name} is not a sound safetensors file: {error}") from error
+    elif file.suffix in (".pth", ".pt", ".bin"):
+        state = _read_pickle(file)
+    else:
+        raise ModelError(f"{file.name} is neither .safetensors nor .pth; convert it to safetensors")
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ModelError(f"{file.name}: tensor {name!r} is not dense ({tensor.layout}); save plain dense tensors")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ModelError(f"{file.name}: tensor {name!r} has NaN or Inf; nothing computed from it would be a number")
+    return state
+
+
+def _check_header(file: Path) -> None:
+    """Refuse a safetensors header that would cost more to read than any ViT's."""
+    with file.open("rb") as opened:
+        head = opened.read(8)
+        size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if not 2 <= size <= MOST_HEADER_BYTES:
+            raise ModelError(f"{file.name} is not a sound safetensors file: its header says {size} bytes")
+        try:
+            tensors = json.loads(opened.read(size))
+        except ValueError as error:
+            raise ModelError(f"{file.name} is not a sound safetensors file: its header is no JSON ({error})") from error
+    if not isinstance(tensors, dict) or len(tensors) > MOST_TENSORS:
+        raise ModelError(f"{file.name} has {len(tensors)} tensors; a ViT has fewer than {MOST_TENSORS}")
+
+
+def _read_pickle(file: Path) -> dict[str, Tensor]:
+    """State dict of a .pth file, never running what it holds (weights_only)."""
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types here, some with no text
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"{file.name} cannot be opened safely: {reason[:200]}. Save the state dict alone, or as safetensors"
+        ) from error
+    for key in ("model", "state_dict", "model_ema", "teacher"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+            break
+    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise ModelError(f"{file.name} holds no state dict (tensors by name); save model.state_dict()")
+    return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
+
+
+def _classes_of(state: dict[str, Tensor]) -> int | None:
+    """Rows of the checkpoint's classifier; None leaves the architecture's own number."""
+    head = state.get("head.weight")
+    return None if head is None else len(head)
+
+
+def _create(name: str, num_classes: int | None = None) -> nn.Module:
+    changes = {} if num_classes is None else {"num_classes": num_classes}
+    model: nn.Module = timm.create_model(name, pretrained=False, **changes)
+    return model
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], name: str, file: Path) -> None:
+    """Copy the state into the model, every tensor of it, or say what does not fit."""
+    wanted = model.state_dict()
+    misshapen = [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    problems = {
+        "missing": [key for key in wanted if key not in state],
+        "extra": [key for key in state if key not in wanted],
+        "misshapen": misshapen,
+    }
+    if any(problems.values()):
+        said = "; ".join(f"{len(keys)} {kind}: {_named(keys)}" for kind, keys in problems.items() if keys)
+        raise ModelError(f"{file.name} is not a checkpoint of {name} ({said}); name the architecture it was made for")
+    model.load_state_dict(state)
+
+
+def _named(keys: list[str]) -> str:
+    more = f" … and {len(keys) - NAMED_IN_ERRORS} more" if len(keys) > NAMED_IN_ERRORS else ""
+    return ", ".join(keys[:NAMED_IN_ERRORS]) + more
+
+
+def _from_hub(name: str) -> nn.Module:
+    if not timm.is_model_pretrained(name):
+        raise ModelError(f"timm has no trained weights for {name}; give --checkpoint FILE, or ask for --random-weights")
+    try:
+        with _cache_only_when_unreachable():
+            model: nn.Module = timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub client raises its own and httpx's types
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"the weights of {name} could not be fetched from the hub ({reason[:160]}). Download its .safetensors file "
+            "elsewhere and give --checkpoint FILE, or ask for --random-weights to try things out"
+        ) from error
+    return model
+
+
+@contextmanager
+def _cache_only_when_unreachable() -> Iterator[None]:
+    """Look only in the local cache when the hub does not answer: its client would try again for a minute."""
+    before = hub.HF_HUB_OFFLINE
+    host = urllib.parse.urlsplit(hub.ENDPOINT).hostname
+    if not urllib.request.getproxies():
+        try:
+            socket.create_connection((host, 443), timeout=HUB_TIMEOUT).close()
+        except OSError:
+            hub.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
+
+
+def _resize(vit: ViT, image_size: tuple[int, int]) -> None:
+    height, width = vit.patch_size
+    if image_size[0] % height or image_size[1] % width or 0 in image_size:
+        raise ModelError(
+            f"--image-size {image_size[0]}x{image_size[1]} is not a multiple of {vit.name}'s patches, {height}x{width}"
+        )
+    vit.model.set_input_size(img_size=image_size)
+
+
+def _sha256(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.dim() else str(tensor.item()).encode())
+    return digest.hexdigest()
