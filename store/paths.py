@@ -1,0 +1,79 @@
+"""Where does each thing of a study lie? Every path below the studies folder is built here."""
+
+import re
+import shutil
+from pathlib import Path
+
+STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+ATTEMPT_NAME = re.compile(r"attempt-([1-9][0-9]{0,8})")
+UNIT_ACK = re.compile(r"unit-([0-9]{5,})\.json")
+
+
+def study_path(studies: Path, name: str) -> Path:
+    """The folder of study `name`.
+
+    Raises:
+        ValueError: The name is not one to 80 of a-z, 0-9, dot, underscore and hyphen, the first a letter or
+            digit.
+    """
+    if STUDY_NAME.fullmatch(name) is None:
+        raise ValueError(
+            f"{name!r} is not a study name: use 1 to 80 of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
+        )
+    return studies / name
+
+
+def manifest_path(study: Path) -> Path:
+    return study / "MANIFEST.json"
+
+
+def lock_path(study: Path) -> Path:
+    return study / "lock"
+
+
+def attempt_path(study: Path, number: int) -> Path:
+    """The Zarr group of attempt `number`."""
+    return study / f"attempt-{number}"
+
+
+def work_path(study: Path, number: int) -> Path:
+    """What attempt `number` must remember until it is published."""
+    return study / f"attempt-{number}.work"
+
+
+def plan_path(study: Path, number: int) -> Path:
+    return work_path(study, number) / "plan.json"
+
+
+def parts_path(study: Path, number: int) -> Path:
+    return work_path(study, number) / "parts"
+
+
+def part_path(study: Path, number: int, unit: int) -> Path:
+    """Rows of the gathered arrays, of one unit."""
+    return parts_path(study, number) / f"unit-{unit:05}.npz"
+
+
+def ack_path(study: Path, number: int, unit: int) -> Path:
+    """What one finished unit wrote; a unit without it is not finished."""
+    return parts_path(study, number) / f"unit-{unit:05}.json"
+
+
+def acked_units(study: Path, number: int) -> list[int]:
+    """Units with an ack, ascending."""
+    names = (UNIT_ACK.fullmatch(path.name) for path in parts_path(study, number).glob("unit-*.json"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def attempt_numbers(study: Path) -> list[int]:
+    """Numbers of the attempts that have a folder of either kind, ascending."""
+    names = (ATTEMPT_NAME.fullmatch(path.name.removesuffix(".work")) for path in study.glob("attempt-*"))
+    return sorted({int(name[1]) for name in names if name})
+
+
+def remove_attempt(study: Path, number: int) -> None:
+    """Remove an attempt, its plan first: what is left by a crash in between is garbage."""
+    plan_path(study, number).unlink(missing_ok=True)
+    for folder in (work_path(study, number), attempt_path(study, number)):
+        if folder.exists():
+            shutil.rmtree(folder)

@@ -1,0 +1,360 @@
+"""What does a published study say? Each array as it was published, checked on the way: true, or an error."""
+
+import difflib
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.types import AnyArray
+
+from store import paths, rebuild
+from store.errors import DamagedError, LeftOutError, NewerSchemaError, StoreError, StudyNotFoundError
+from store.lock import StudyLock
+from store.manifest import Manifest
+from store.objects import PublishedStore, asked, fault
+from store.schema import SCHEMA
+
+Array = npt.NDArray[Any]
+
+# Weights of rebuilt layers kept in memory, a study: all of ViT-B (57 MB) and ViT-L (200 MB).
+WEIGHT_BYTES = 256_000_000
+
+
+class Study:
+    """A published study, read-only. Safe to share between threads.
+
+    It stands in for the path of its Zarr group wherever a path is taken: `xarray.open_zarr(study)`.
+
+    Attributes:
+        name: Name of the study's folder.
+        path: Folder of the Zarr group.
+        manifest: What was published.
+        attrs: The root attributes.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.name = folder.name
+        self.path = folder / manifest.attempt
+        self.manifest = manifest
+        self._store = PublishedStore(self.path, manifest.objects)
+        self._group = self._guarded("the metadata", lambda: zarr.open_group(self._store, mode="r"))
+        self.attrs: dict[str, Any] = dict(self._group.attrs)
+        self._arrays: dict[str, AnyArray] = dict(self._group.arrays())
+        self._weights: OrderedDict[int, rebuild.LayerWeights] = OrderedDict()
+        self._weights_lock = threading.Lock()
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}, {self.manifest.content[:12]})"
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
+
+    def __getitem__(self, name: str) -> AnyArray:
+        """The Zarr array `name`, read-only. A failed checksum is Zarr's ValueError here, DamagedError in
+        `read`.
+
+        Raises:
+            LeftOutError: The study has no such array, and says why.
+            KeyError: The study has no such array.
+        """
+        if name in self._arrays:
+            return self._arrays[name]
+        self._refuse_left_out(name)
+        raise KeyError(f"{name} is not in study {self.name}, which has {', '.join(self.arrays)}")
+
+    @property
+    def arrays(self) -> list[str]:
+        """Names of the arrays, in the order of the table."""
+        return [name for name in SCHEMA if name in self._arrays]
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Size of every dimension that an array of the study has."""
+        return {
+            dim: size
+            for name in self.arrays
+            for dim, size in zip(SCHEMA[name].dims, self._arrays[name].shape, strict=True)
+        }
+
+    def read(self, name: str, *index: Any) -> Array:
+        """`study[name][index]` in memory: the exact values that were published.
+
+        Args:
+            name: Of an array.
+            index: A number, slice or list of numbers for each dimension, from the first; the rest is read
+                whole.
+        Raises:
+            DamagedError: An object of the array is missing, short or changed; it names them.
+            LeftOutError, KeyError: As study[name].
+            IndexError: A number is outside its dimension; the message gives the range.
+        """
+        array = self[name]
+        for dim, size, wanted in zip(SCHEMA[name].dims, array.shape, index, strict=False):
+            if isinstance(wanted, int | np.integer) and not -size <= wanted < size:
+                raise self._outside(dim, int(wanted), size)
+        if any(isinstance(wanted, list | np.ndarray) for wanted in index):
+            return np.asarray(self._guarded(f"array {name}", lambda: array.oindex[index]))
+        return np.asarray(self._guarded(f"array {name}", lambda: array[index or ...]))
+
+    @cached_property
+    def image_ids(self) -> list[str]:
+        """Id of each image, by index."""
+        return self._words("image")
+
+    def image_index(self, image_id: str) -> int:
+        """Index of an image.
+
+        Raises:
+            KeyError: There is no such image; the message names one that is spelled alike, if there is one.
+        """
+        try:
+            return self._image_indices[image_id]
+        except KeyError:
+            alike = difflib.get_close_matches(image_id, self.image_ids, n=1)
+            hint = f"; did you mean {alike[0]}?" if alike else f", which has {len(self.image_ids)} images"
+            raise KeyError(f"image {image_id} is not in study {self.name}{hint}") from None
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Class names in the order of the model's output; empty for a model without a classifier."""
+        return self._words("class") if "class" in self else []
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Importance metrics, in the order of the axis."""
+        return self._words("metric") if "metric" in self else []
+
+    @cached_property
+    def vectors(self) -> list[str]:
+        """What the image layouts are made from, in the order of the axis."""
+        return self._words("vector") if "vector" in self else []
+
+    def metric_index(self, metric: str) -> int:
+        """Index of an importance metric.
+
+        Raises:
+            LeftOutError: It was left out of this study; the message says why.
+            KeyError: There is no such metric.
+        """
+        if metric in self.metrics:
+            return self.metrics.index(metric)
+        self._refuse_left_out(metric)
+        raise KeyError(f"metric {metric} is not in study {self.name}, which has {', '.join(self.metrics)}")
+
+    @cached_property
+    def has_labels(self) -> bool:
+        """Whether the true class of any image is known."""
+        return "label" in self and bool((self.read("label") >= 0).any())
+
+    @property
+    def attention_source(self) -> Literal["stored", "rebuilt"] | None:
+        """Where `attention` comes from; None for a study that can do neither."""
+        if "attention" in self:
+            return "stored"
+        return "rebuilt" if all(name in self for name in ("residual", "query_weight", "key_weight")) else None
+
+    def attention(self, image: int, layer: int, head: int) -> npt.NDArray[np.float32]:
+        """Attention of one head on one image, (query, key). Rows sum to 1, prefix tokens included.
+
+        Stored, it is within float16's rounding of what the model computed. Rebuilt, it is softmax(q kᵀ /
+        √head_dim) with q = W_Q norm1(x) + b_Q, normed where the model does that, from the float16 residual
+        stream x.
+
+        Raises:
+            IndexError: No such image, layer or head; the message gives the range.
+            LeftOutError: The study can neither read nor rebuild it, and says why.
+            DamagedError: As `read`.
+        """
+        source = self.attention_source
+        if source is None:
+            self._refuse_left_out("attention")
+            raise KeyError(f"study {self.name} has neither attention nor the residual stream and weights to rebuild it")
+        for dim, wanted in (("image", image), ("layer", layer), ("head", head)):
+            if not 0 <= wanted < self.sizes[dim]:
+                raise self._outside(dim, wanted, self.sizes[dim])
+        if source == "stored":
+            return self.read("attention", image, layer, head).astype(np.float32)
+        return rebuild.attention(self.read("residual", image, layer), self._layer_weights(layer), head)
+
+    def _layer_weights(self, layer: int) -> rebuild.LayerWeights:
+        kept = self._weights.get(layer)
+        if kept is not None:
+            return kept
+        queries = self.read("query_weight", layer)
+        heads, head_dim, channels = queries.shape
+        found = rebuild.LayerWeights.fold(
+            self._row("norm1_weight", layer, np.ones(channels)),
+            self._row("norm1_bias", layer, np.zeros(channels)),
+            queries,
+            self.read("key_weight", layer),
+            self._row("query_bias", layer, np.zeros((heads, head_dim))),
+            self._row("key_bias", layer, np.zeros((heads, head_dim))),
+            rebuild.Norm(**self.attrs["model"]["norm1"]),
+            self._head_norm(layer, head_dim),
+        )
+        with self._weights_lock:
+            self._weights[layer] = found
+            while len(self._weights) > 1 and sum(each.nbytes for each in self._weights.values()) > WEIGHT_BYTES:
+                self._weights.popitem(last=False)
+        return found
+
+    def _head_norm(self, layer: int, head_dim: int) -> rebuild.HeadNorm | None:
+        norm = self.attrs["model"]["qk_norm"]
+        if norm is None:
+            return None
+        one, zero = np.ones(head_dim, np.float32), np.zeros(head_dim, np.float32)
+        return rebuild.HeadNorm(
+            rebuild.Norm(**norm),
+            self._row("query_norm_weight", layer, one),
+            self._row("query_norm_bias", layer, zero),
+            self._row("key_norm_weight", layer, one),
+            self._row("key_norm_bias", layer, zero),
+        )
+
+    def _row(self, name: str, layer: int, absent: Array) -> Array:
+        """One layer of a weight, or what a model without that weight computes with."""
+        return self.read(name, layer) if name in self else absent
+
+    def _words(self, name: str) -> list[str]:
+        return [str(word) for word in self.read(name)]
+
+    @cached_property
+    def _image_indices(self) -> dict[str, int]:
+        return {image_id: index for index, image_id in enumerate(self.image_ids)}
+
+    def _refuse_left_out(self, name: str) -> None:
+        reason = self.attrs.get("left_out", {}).get(name)
+        if reason is not None:
+            raise LeftOutError(f"{name} is not in study {self.name}: {reason}")
+
+    def _outside(self, dim: str, wanted: int, size: int) -> IndexError:
+        owner = self.attrs["model"]["name"] if dim in ("layer", "head") else f"study {self.name}"
+        return IndexError(f"{dim} {wanted} is not in {owner}, which has {dim}s 0 to {size - 1}")
+
+    def _guarded(self, what: str, access: Any) -> Any:
+        """`access()`, with any failure that damage explains turned into DamagedError."""
+        keys: list[str] = []
+        token = asked.set(keys)
+        try:
+            return access()
+        except Exception as error:
+            faults = {key: fault(self.path / key, self.manifest.objects[key]) for key in dict.fromkeys(keys)}
+            bad = {key: problem for key, problem in faults.items() if problem}
+            if not bad:
+                raise
+            if not self.path.is_dir():
+                raise DamagedError(
+                    f"the files of study {self.name} are gone: it was deleted or computed again; open it again", bad
+                ) from error
+            listed = ", ".join(f"{key} is {problem}" for key, problem in bad.items())
+            raise DamagedError(
+                f"{what} of study {self.name} is damaged: {listed}; `headscope verify {self.name}` lists all damage",
+                bad,
+            ) from error
+        finally:
+            asked.reset(token)
+
+
+def open_published(folder: Path) -> Study:
+    """The published study in `folder`.
+
+    Raises:
+        StudyNotFoundError: There is no such folder, or nothing is published in it.
+        NewerSchemaError: A newer Headscope wrote it.
+        DamagedError: Its manifest or its metadata is not what was published.
+    """
+    folder = Path(folder)
+    try:
+        manifest = Manifest.load(folder)
+    except StudyNotFoundError:
+        entry = _entry(folder) if folder.is_dir() else None
+        if entry is None:
+            raise StudyNotFoundError(f"no study at {folder}") from None
+        raise StudyNotFoundError(
+            f"study {folder.name} is not published yet: {entry.units_done} of {entry.units_total} units are done"
+        ) from None
+    return Study(folder, manifest)
+
+
+@dataclass(frozen=True)
+class StudyEntry:
+    """One folder below the studies folder that holds a study.
+
+    Attributes:
+        name: Of the folder.
+        path: The folder, as `open_published` takes it.
+        manifest: What is published; None if nothing is, or if it cannot be read.
+        units_done, units_total: How far the newest unpublished attempt is; 0 and 0 when there is none.
+        problem: Why what is published cannot be opened, if so.
+    """
+
+    name: str
+    path: Path
+    manifest: Manifest | None
+    units_done: int
+    units_total: int
+    problem: str | None
+
+
+def list_studies(studies: Path) -> list[StudyEntry]:
+    """Every study in the folder `studies`, published or not, by name. A folder that is not there has none."""
+    folders = sorted(path for path in studies.glob("*") if path.is_dir())
+    return [entry for entry in map(_entry, folders) if entry is not None]
+
+
+def delete(folder: Path) -> None:
+    """Remove the study in `folder`: what is published, and every attempt.
+
+    Raises:
+        StudyNotFoundError: There is no study.
+        StudyBusyError: Another process is writing it.
+        StoreError: The folder holds other things too; these are left.
+    """
+    if not folder.is_dir() or not (_entry(folder) or paths.lock_path(folder).exists()):
+        raise StudyNotFoundError(f"no study at {folder}")
+    lock = StudyLock(folder)
+    try:
+        paths.manifest_path(folder).unlink(missing_ok=True)  # first: a study half removed is not published
+        for number in paths.attempt_numbers(folder):
+            paths.remove_attempt(folder, number)
+        if foreign := sorted(path.name for path in folder.iterdir() if path != paths.lock_path(folder)):
+            raise StoreError(f"{folder} also has {', '.join(foreign)}, no part of a study; that is left there")
+        paths.lock_path(folder).unlink()
+        folder.rmdir()
+    finally:
+        lock.release()
+
+
+def _entry(folder: Path) -> StudyEntry | None:
+    manifest, problem = None, None
+    try:
+        manifest = Manifest.load(folder) if paths.manifest_path(folder).exists() else None
+    except (DamagedError, NewerSchemaError) as error:
+        problem = str(error)
+    done, total = _progress(folder, manifest)
+    if manifest is None and problem is None and total == 0:
+        return None
+    return StudyEntry(folder.name, folder, manifest, done, total, problem)
+
+
+def _progress(folder: Path, manifest: Manifest | None) -> tuple[int, int]:
+    """Units done and units of the newest attempt that is newer than what is published."""
+    for number in reversed(paths.attempt_numbers(folder)):
+        if manifest is not None and number <= manifest.number:
+            break
+        try:
+            record = json.loads(paths.plan_path(folder, number).read_bytes())
+        except (FileNotFoundError, ValueError):
+            continue
+        return len(paths.acked_units(folder, number)), -(-record["sizes"]["image"] // record["unit_images"])
+    return 0, 0

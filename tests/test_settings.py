@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from store.settings import Settings
+
+DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_stands_in_the_docs_with_its_default(name):
+    field = Settings.model_fields[name]
+    row = f"| `HEADSCOPE_{name.upper()}` | `{field.default}` | {field.description} |"
+    assert row in DOCS.read_text(encoding="utf-8")
+
+
+def test_the_docs_list_no_setting_that_is_not_there():
+    listed = [line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("| `HEADSCOPE_")]
+    assert len(listed) == len(Settings.model_fields)
+
+
+def test_the_environment_sets_and_arguments_go_before_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HEADSCOPE_DATA", str(tmp_path))
+    monkeypatch.setenv("HEADSCOPE_PORT", "9000")
+    assert Settings().studies == tmp_path / "studies"
+    assert Settings().port == 9000
+    assert Settings(port=9001).port == 9001
+
+
+def test_without_the_environment_the_folders_are_below_data(monkeypatch):
+    monkeypatch.delenv("HEADSCOPE_DATA", raising=False)
+    settings = Settings()
+    assert (settings.studies, settings.images, settings.models) == (
+        Path("data/studies"),
+        Path("data/images"),
+        Path("data/models"),
+    )
+
+
+@pytest.mark.parametrize(("name", "value"), [("port", "0"), ("threads", "0"), ("attention_limit_gb", "-1")])
+def test_a_setting_out_of_its_range_is_refused_by_name(monkeypatch, name, value):
+    monkeypatch.setenv(f"HEADSCOPE_{name.upper()}", value)
+    with pytest.raises(ValidationError, match=name):
+        Settings()
