@@ -288,9 +288,7 @@ def _unidentified(data: bytes) -> str:
     if _is_text(data[:1024]):
         return "not an image (text)"
     if kind := _kind(data):
-        return (
-            _truncated(data) or f"damaged or truncated {kind}: its header cannot be read ({len(data)} bytes)"
-        )
+        return _truncated(data) or f"damaged or truncated {kind}: its header cannot be read ({len(data)} bytes)"
     return f"not an image (starts with {data[:8].hex(' ')})"
 
 

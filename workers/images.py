@@ -169,9 +169,7 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str | None]]:
     except UnicodeDecodeError:
         raise ImageSourceError(f"{file} is not UTF-8 text; save it as CSV with UTF-8 encoding") from None
     except csv.Error as error:
-        raise ImageSourceError(
-            f"line {reader.line_num} of {file} is not CSV ({error}); save it again as CSV"
-        ) from None
+        raise ImageSourceError(f"line {reader.line_num} of {file} is not CSV ({error}); save it again as CSV") from None
     except OSError as error:
         raise ImageSourceError(f"{file} cannot be read: {error.strerror}; let this user read it") from None
 

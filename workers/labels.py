@@ -33,9 +33,7 @@ class ClassNames:
 
     def __post_init__(self) -> None:
         if self.wnids is not None and len(self.wnids) != len(self.names):
-            raise LabelError(
-                f"{len(self.wnids)} WordNet ids for {len(self.names)} classes; give one for each"
-            )
+            raise LabelError(f"{len(self.wnids)} WordNet ids for {len(self.names)} classes; give one for each")
 
     @property
     def size(self) -> int:
@@ -50,9 +48,7 @@ class LabelMatch:
     rule: str  # "label map", "wnids", "class names", "class indices" or "no labels"
 
 
-def match_labels(
-    labels: Sequence[str | None], classes: ClassNames, mapping: Path | None = None
-) -> LabelMatch:
+def match_labels(labels: Sequence[str | None], classes: ClassNames, mapping: Path | None = None) -> LabelMatch:
     """The class index of each label.
 
     A label map, if given, decides alone. Otherwise these rules are tried in order, and one counts only if it
@@ -96,9 +92,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if not names:
         raise LabelError(f"{path} has no class names; give one a line, in the order of the model's output")
     if "" in names:
-        raise LabelError(
-            f"name {names.index('') + 1} in {path} is empty, so later ones may be out of place; name it"
-        )
+        raise LabelError(f"name {names.index('') + 1} in {path} is empty, so later ones may be out of place; name it")
     return tuple(names)
 
 

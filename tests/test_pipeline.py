@@ -1,0 +1,279 @@
+"""From a model and a folder to a published study; killed, stopped, out of room, and with bad pictures among good."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import xarray
+
+from precompute.base import base_pass
+from precompute.weights import open_model
+from store.attempt import Attempt
+from store.errors import DiskFullError
+from store.manifest import verify
+from store.settings import Settings
+from store.study import open_published
+from tests import reference
+from tests.pictures import picture_folder
+from workers import study as pipeline
+from workers.jobs import StudyRequest
+
+MODEL = "test_vit"
+
+# The command line in a process of its own, with units of two images.
+COMMAND = """
+import workers.study
+workers.study.MOST_UNIT_IMAGES = 2
+import headscope
+headscope.main()
+"""
+
+
+def quiet(stage, done, of, counted):
+    pass
+
+
+def request_for(folder, **changes):
+    defaults = {"name": "small", "random_weights": True, "image_size": (64, 64), "device": "cpu"}
+    return StudyRequest(MODEL, folder, **(defaults | changes))
+
+
+def compute(request, settings, check=lambda: None):
+    prepared = pipeline.prepare(request, settings, quiet)
+    prices = []
+    manifest = pipeline.run(prepared, quiet, prices.append, check)
+    return open_published(prepared.study), manifest, prices
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(data=tmp_path / "data")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return picture_folder(tmp_path / "pictures")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """One published study, for the tests that only read it."""
+    base = tmp_path_factory.mktemp("study")
+    folder = picture_folder(base / "pictures", each=5)
+    return compute(request_for(folder), Settings(data=base / "data"))
+
+
+def test_a_published_study_holds_what_a_plain_forward_of_the_model_gives(study):
+    opened, _, _ = study
+    vit, _ = open_model(MODEL, random_seed=0, image_size=(64, 64))
+    pixels = torch.from_numpy(opened.read("pixels"))
+    truth = reference.forward(vit, pixels)
+    assert np.allclose(opened.read("logits"), truth.logits, atol=1e-4)
+    label = opened.read("label")
+    assert label.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    layer, head = 2, 1
+    pruned = reference.forward(vit, pixels, {(layer, head): reference.everything(vit)})
+    drop = (truth.logits.softmax(1) - pruned.logits.softmax(1))[torch.arange(15), torch.from_numpy(label).long()]
+    assert np.allclose(opened.read("importance", 0, slice(None), layer, head), drop, atol=1e-6)
+    for image in (0, 14):
+        assert np.allclose(opened.attention(image, layer, head), truth.attn[layer][image, head], atol=1e-3)
+    by_hand = reference.strength(truth.attn[layer][3, head][1:, 1:].double(), vit.grid)
+    assert np.allclose(opened.read("strength", 3, layer, head), by_hand, atol=1e-6)
+
+
+def test_the_mask_of_the_strongest_attention_is_that_of_the_unrounded_matrix(study):
+    opened, _, _ = study
+    vit, _ = open_model(MODEL, random_seed=0, image_size=(64, 64))
+    seen = []
+    base_pass(vit, torch.from_numpy(opened.read("pixels", slice(0, 4))), lambda layer: seen.append(layer.attn))
+    attn = seen[1][2, 0, 1:, 1:].numpy().ravel()
+    bits = np.unpackbits(opened.read("patch_mask", 2, 1, 0))[: attn.size]
+    top = np.argsort(-attn, kind="stable")[: int(np.ceil(0.01 * attn.size))]
+    assert sorted(np.flatnonzero(bits)) == sorted(top)
+
+
+def test_xarray_shows_the_study_as_a_labelled_dataset(study):
+    opened, _, _ = study
+    dataset = xarray.open_zarr(opened)
+    chosen = dataset.importance.sel(metric="jsd", image="1/3.png")
+    assert chosen.dims == ("layer", "head")
+    assert dataset.sizes["image"] == 15
+    assert dataset.pixels.dims == ("image", "y", "x", "rgb")
+
+
+def test_what_was_asked_measured_and_proved_is_in_the_study(study):
+    opened, manifest, prices = study
+    assert opened.attrs["weights"]["kind"] == "random"
+    assert opened.attrs["certificate"]["pruning"] < 1e-4
+    assert opened.attrs["accuracy"]["images"] == 15
+    assert opened.attrs["settings"]["labels"] == "class indices"
+    assert manifest.packages["torch"]
+    assert manifest.run["images_per_second"] > 0
+    assert verify(opened.path.parent) == []
+    (price,) = prices
+    assert price.images == 15
+    written = sum(size for size, _ in manifest.objects.values())
+    assert price.bytes == pytest.approx(written, rel=0.2)
+
+
+def test_the_same_command_again_finds_it_published_and_another_one_is_refused(study):
+    opened, manifest, _ = study
+    settings = Settings(data=opened.path.parents[2])
+    folder = opened.path.parents[3] / "pictures"
+    again = pipeline.prepare(request_for(folder), settings, quiet)
+    assert pipeline.published(again).content == manifest.content
+    other = pipeline.prepare(request_for(folder, seed=1), settings, quiet)
+    with pytest.raises(pipeline.StudyExistsError, match="--name OTHER"):
+        pipeline.published(other)
+
+
+def test_bad_pictures_are_left_out_one_by_one_and_the_rest_is_bit_equal(tmp_path, folder, settings):
+    good, manifest, _ = compute(request_for(folder), settings)
+    (folder / "0" / "text.jpg").write_text("<html>not a picture</html>")
+    (folder / "1" / "empty.png").write_bytes(b"")
+    whole = (folder / "2" / "0.png").read_bytes()
+    (folder / "2" / "00_cut.png").write_bytes(whole[: len(whole) // 2])
+    some, mixed, _ = compute(request_for(folder, name="mixed"), settings)
+    reasons = {q["image"]: q["reason"] for q in some.attrs["images"]["quarantined"]}
+    assert set(reasons) == {"0/text.jpg", "1/empty.png", "2/00_cut.png"}
+    assert "zero bytes" in reasons["1/empty.png"]
+    assert some.image_ids == good.image_ids
+    data = [key for key in manifest.objects if "/c" in key]
+    assert all(mixed.objects[key] == manifest.objects[key] for key in data)
+
+
+def test_a_set_of_bad_pictures_only_is_refused_with_the_first_reason(tmp_path, settings):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match=r"none of the 1 pictures .* a\.jpg"):
+        pipeline.prepare(request_for(tmp_path / "bad"), settings, quiet)
+
+
+def test_without_labels_the_predicted_class_is_followed_and_accuracy_is_left_out(folder, settings):
+    opened, _, _ = compute(request_for(folder, no_labels=True), settings)
+    assert (opened.read("label") == -1).all()
+    assert opened.attrs["accuracy"] is None
+    assert (opened.read("target") == opened.read("logits").argmax(axis=1)).all()
+
+
+def test_attention_is_rebuilt_where_it_is_not_stored_and_agrees_with_the_stored(folder, settings):
+    stored, _, _ = compute(request_for(folder), settings)
+    rebuilt, _, _ = compute(request_for(folder, name="rebuilt", attention="rebuilt"), settings)
+    assert (stored.attention_source, rebuilt.attention_source) == ("stored", "rebuilt")
+    assert np.allclose(stored.attention(4, 3, 1), rebuilt.attention(4, 3, 1), atol=2e-3)
+    limited, _, _ = compute(
+        request_for(folder, name="limited"), settings.model_copy(update={"attention_limit_gb": 1e-6})
+    )
+    assert limited.attention_source == "rebuilt"
+
+
+def test_weights_with_a_nan_direction_are_quarantined_counted_and_the_rest_is_computed(folder, settings, monkeypatch):
+    real = pipeline.compute.of_batch
+
+    def spoilt(vit, pixels, label, chunk, *, keep_attention):
+        arrays = real(vit, pixels, label, chunk, keep_attention=keep_attention)
+        arrays["importance"] = arrays["importance"].copy()
+        arrays["importance"][1, 0, 2, 1] = np.nan
+        return arrays
+
+    monkeypatch.setattr(pipeline.compute, "of_batch", spoilt)
+    opened, _, _ = compute(request_for(folder), settings)
+    assert opened.attrs["nonfinite"] == {"images": [0, 4, 8], "values": {"importance": 3}}
+    layout = opened.read("image_layout", opened.vectors.index("jsd"))
+    assert np.isnan(layout[[0, 4, 8]]).all()
+    assert np.isfinite(layout[[1, 2, 3]]).all()
+
+
+def test_stopping_between_batches_keeps_what_is_finished_and_the_next_run_goes_on(folder, settings, monkeypatch):
+    monkeypatch.setattr(pipeline, "MOST_UNIT_IMAGES", 2)
+    calls = []
+
+    def stop_at_the_fourth():
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compute(request_for(folder), settings, stop_at_the_fourth)
+    units, write_unit = [], Attempt.write_unit
+    monkeypatch.setattr(
+        Attempt, "write_unit", lambda self, unit, *rest: (units.append(unit), write_unit(self, unit, *rest))
+    )
+    manifest = compute(request_for(folder), settings)[1]
+    assert units == [1, 2, 3, 4]
+    undisturbed = compute(request_for(folder, name="undisturbed"), settings)[1]
+    assert manifest.content == undisturbed.content
+
+
+def test_killed_at_failpoints_the_same_command_goes_on_and_the_result_is_bit_equal(tmp_path, folder):
+    def run(data, failpoint=None):
+        environment = os.environ | {"HEADSCOPE_DATA": str(data), "OMP_NUM_THREADS": "1"}
+        environment |= {"HEADSCOPE_FAILPOINT": failpoint} if failpoint else {}
+        command = [sys.executable, "-c", COMMAND, "precompute", MODEL, str(folder), "--name", "s", "--json"]
+        return subprocess.run(
+            [*command, "--random-weights", "--image-size", "64"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    undisturbed = run(tmp_path / "a")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for failpoint in ("after-unit-write:2:kill", "before-gather:kill", "before-manifest:kill"):
+        assert run(tmp_path / "b", failpoint).returncode == -signal.SIGKILL
+        assert not (tmp_path / "b" / "studies" / "s" / "MANIFEST.json").exists()
+    finished = run(tmp_path / "b")
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["manifest"] == json.loads(undisturbed.stdout)["manifest"]
+
+
+def test_one_ctrl_c_stops_after_the_batch_with_a_line_and_no_traceback(tmp_path, folder):
+    environment = os.environ | {"HEADSCOPE_DATA": str(tmp_path), "HEADSCOPE_FAILPOINT": "after-unit-ack:1:sleep=4"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "precompute", MODEL, str(folder), "--random-weights", "--image-size", "64"],
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("studies/*/attempt-1.work/parts/unit-00000.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "stopping after this batch" in said
+    assert "the same command goes on from here" in said
+    assert "Traceback" not in said
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(folder, settings, monkeypatch):
+    prepared = pipeline.prepare(request_for(folder), settings, quiet)
+    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(DiskFullError, match=r"needs at least .* MB and .* free; make room"):
+        pipeline.run(prepared, quiet, lambda price: None, lambda: None)
+    assert not prepared.study.exists()
+
+
+def test_a_dry_run_measures_the_price_and_leaves_nothing(folder, settings):
+    prepared = pipeline.prepare(request_for(folder), settings, quiet)
+    price = pipeline.price(prepared, quiet, lambda: None)
+    assert price.images == 9
+    assert price.bytes > 0 < price.seconds
+    assert list(settings.studies.iterdir()) == []
+
+
+def test_units_hold_whole_batches_and_no_more_than_a_minute_of_a_slow_machine():
+    small, _ = open_model("vit_tiny_patch16_224", random_seed=0)
+    large, _ = open_model("vit_base_patch16_224", random_seed=0)
+    batch = pipeline.compute.Batch(images=4, chunk=12)
+    assert pipeline.unit_size(small, batch) == 48
+    assert pipeline.unit_size(large, batch) == 1
