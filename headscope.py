@@ -508,7 +508,8 @@ def _bars(quiet: bool = False) -> Iterator[Callable[[str, int, int, str], None]]
     try:
         yield show
     finally:
-        progress.stop()
+        if tasks:
+            progress.stop()
 
 
 def _print_json(value: Any) -> None:
