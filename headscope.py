@@ -38,7 +38,8 @@ from store.study import Study, delete, list_studies, open_published
 from workers.jobs import StudyRequest
 
 if TYPE_CHECKING:
-    from workers.study import Prepared, Price
+    from workers.prepare import Prepared
+    from workers.study import Price
 
 # Exit codes beside 0: what a script can tell apart.
 MISTAKE = 1  # the person can mend it: the message says how
@@ -261,9 +262,15 @@ def main() -> None:
 def _compute(request: StudyRequest, settings: Settings, *, dry_run: bool, as_json: bool) -> None:
     """Compute a study and say what came out, or what it would cost."""
     from workers import study as pipeline
+    from workers.prepare import prepare
 
-    with _stopping() as check, _bars(quiet=as_json) as bars:
-        prepared = pipeline.prepare(request, settings, bars)
+    with _stopping() as check, _bars(quiet=as_json) as show:
+
+        def bars(stage: str, done: int, of: int, counted: str) -> None:
+            show(stage, done, of, counted)
+            check()
+
+        prepared = prepare(request, settings, bars)
         _say_what_is_odd(prepared)
         known = pipeline.published(prepared)
         if dry_run:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import xarray
 
+from precompute import analysis
 from precompute.base import base_pass
 from precompute.weights import open_model
 from store.attempt import Attempt
@@ -21,15 +22,17 @@ from store.settings import Settings
 from store.study import open_published
 from tests import reference
 from tests.pictures import picture_folder
+from workers import prepare as preparation
 from workers import study as pipeline
 from workers.jobs import StudyRequest
+from workers.prepare import prepare, unit_size
 
 MODEL = "test_vit"
 
 # The command line in a process of its own, with units of two images.
 COMMAND = """
-import workers.study
-workers.study.MOST_UNIT_IMAGES = 2
+import workers.prepare
+workers.prepare.MOST_UNIT_IMAGES = 2
 import headscope
 headscope.main()
 """
@@ -45,7 +48,7 @@ def request_for(folder, **changes):
 
 
 def compute(request, settings, check=lambda: None):
-    prepared = pipeline.prepare(request, settings, quiet)
+    prepared = prepare(request, settings, quiet)
     prices = []
     manifest = pipeline.run(prepared, quiet, prices.append, check)
     return open_published(prepared.study), manifest, prices
@@ -126,9 +129,9 @@ def test_the_same_command_again_finds_it_published_and_another_one_is_refused(st
     opened, manifest, _ = study
     settings = Settings(data=opened.path.parents[2])
     folder = opened.path.parents[3] / "pictures"
-    again = pipeline.prepare(request_for(folder), settings, quiet)
+    again = prepare(request_for(folder), settings, quiet)
     assert pipeline.published(again).content == manifest.content
-    other = pipeline.prepare(request_for(folder, seed=1), settings, quiet)
+    other = prepare(request_for(folder, seed=1), settings, quiet)
     with pytest.raises(pipeline.StudyExistsError, match="--name OTHER"):
         pipeline.published(other)
 
@@ -152,7 +155,7 @@ def test_a_set_of_bad_pictures_only_is_refused_with_the_first_reason(tmp_path, s
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.jpg").write_text("no picture")
     with pytest.raises(ValueError, match=r"none of the 1 pictures .* a\.jpg"):
-        pipeline.prepare(request_for(tmp_path / "bad"), settings, quiet)
+        prepare(request_for(tmp_path / "bad"), settings, quiet)
 
 
 def test_without_labels_the_predicted_class_is_followed_and_accuracy_is_left_out(folder, settings):
@@ -174,7 +177,7 @@ def test_attention_is_rebuilt_where_it_is_not_stored_and_agrees_with_the_stored(
 
 
 def test_weights_with_a_nan_direction_are_quarantined_counted_and_the_rest_is_computed(folder, settings, monkeypatch):
-    real = pipeline.compute.of_batch
+    real = analysis.of_batch
 
     def spoilt(vit, pixels, label, chunk, *, keep_attention):
         arrays = real(vit, pixels, label, chunk, keep_attention=keep_attention)
@@ -182,7 +185,7 @@ def test_weights_with_a_nan_direction_are_quarantined_counted_and_the_rest_is_co
         arrays["importance"][1, 0, 2, 1] = np.nan
         return arrays
 
-    monkeypatch.setattr(pipeline.compute, "of_batch", spoilt)
+    monkeypatch.setattr(analysis, "of_batch", spoilt)
     opened, _, _ = compute(request_for(folder), settings)
     assert opened.attrs["nonfinite"] == {"images": [0, 4, 8], "values": {"importance": 3}}
     layout = opened.read("image_layout", opened.vectors.index("jsd"))
@@ -191,7 +194,7 @@ def test_weights_with_a_nan_direction_are_quarantined_counted_and_the_rest_is_co
 
 
 def test_stopping_between_batches_keeps_what_is_finished_and_the_next_run_goes_on(folder, settings, monkeypatch):
-    monkeypatch.setattr(pipeline, "MOST_UNIT_IMAGES", 2)
+    monkeypatch.setattr(preparation, "MOST_UNIT_IMAGES", 2)
     calls = []
 
     def stop_at_the_fourth():
@@ -256,7 +259,7 @@ def test_one_ctrl_c_stops_after_the_batch_with_a_line_and_no_traceback(tmp_path,
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(folder, settings, monkeypatch):
-    prepared = pipeline.prepare(request_for(folder), settings, quiet)
+    prepared = prepare(request_for(folder), settings, quiet)
     monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(DiskFullError, match=r"needs at least .* MB and .* free; make room"):
         pipeline.run(prepared, quiet, lambda price: None, lambda: None)
@@ -264,7 +267,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(folder, 
 
 
 def test_a_dry_run_measures_the_price_and_leaves_nothing(folder, settings):
-    prepared = pipeline.prepare(request_for(folder), settings, quiet)
+    prepared = prepare(request_for(folder), settings, quiet)
     price = pipeline.price(prepared, quiet, lambda: None)
     assert price.images == 9
     assert price.bytes > 0 < price.seconds
@@ -274,6 +277,6 @@ def test_a_dry_run_measures_the_price_and_leaves_nothing(folder, settings):
 def test_units_hold_whole_batches_and_no_more_than_a_minute_of_a_slow_machine():
     small, _ = open_model("vit_tiny_patch16_224", random_seed=0)
     large, _ = open_model("vit_base_patch16_224", random_seed=0)
-    batch = pipeline.compute.Batch(images=4, chunk=12)
-    assert pipeline.unit_size(small, batch) == 48
-    assert pipeline.unit_size(large, batch) == 1
+    batch = analysis.Batch(images=4, chunk=12)
+    assert unit_size(small, batch) == 48
+    assert unit_size(large, batch) == 1

@@ -1,0 +1,320 @@
+"""What is known before a study's first unit? Its model, proved; its images, decoded once; its labels, matched.
+
+From this follow the study's arrays and sizes, its attributes, and the plan by which a later run knows that it is the
+same run and goes on where it stopped.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from precompute import analysis
+from precompute.certificate import certify
+from precompute.importance import TOP
+from precompute.model import ViT
+from precompute.preprocess import class_names, seen_by, thumbnail_size
+from precompute.weights import check_name, open_model
+from store import paths, schema
+from store.settings import Settings
+from workers.decode import Kept, Quarantined, load, scan
+from workers.images import find_images, fingerprint
+from workers.jobs import StudyRequest
+from workers.labels import ClassNames, LabelError, match_labels, read_class_names
+
+# stage, done, of how many, and what it is counted in
+Progress = Callable[[str, int, int, str], None]
+
+# A unit is to take at most a minute on a machine that does so many of importance's operations a second: less than
+# a third of what two CPU cores do, a fifth of the float32 peak of a data-centre GPU. It must not depend on the speed of
+# the day, or a resumed run would be cut otherwise than an undisturbed one.
+UNIT_SECONDS = 60
+SLOW = {"cpu": 4e10, "cuda": 5e12}
+MOST_UNIT_IMAGES = 64
+
+CERTIFICATE_IMAGES = 2
+PACKAGES = ("torch", "timm", "numpy", "zarr", "openTSNE", "scikit-learn", "pillow")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class names, the class of each kept image (−1 unknown), and the rule by which it was found."""
+
+    classes: tuple[str, ...]
+    index: np.ndarray
+    rule: str
+
+
+@dataclass
+class Prepared:
+    """Everything known before the first unit."""
+
+    request: StudyRequest
+    study: Path
+    vit: ViT
+    kept: list[Kept]
+    label: np.ndarray
+    batch: analysis.Batch  # halved when memory runs out
+    unit_images: int
+    attrs: dict[str, Any]
+    sizes: dict[str, int]
+    start: dict[str, np.ndarray]
+    arrays: list[str]
+    plan: dict[str, Any]
+    seconds: dict[str, float]
+
+    @property
+    def attention(self) -> str:
+        """ "stored" or "rebuilt"."""
+        return str(self.attrs["settings"]["attention"])
+
+
+def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Prepared:
+    """Open the model, read the images, match the labels, prove the model. Nothing of the study is written yet.
+
+    Raises:
+        ValueError: Anything that the person can mend: the model, its weights, the images, their labels, the name.
+        RuntimeError: the device is not there.
+    """
+    study = paths.study_path(settings.studies, request.study)
+    check_name(request.model)
+    device = _device(request.device)
+    images = find_images(request.images, request.per_class)
+    clock = Clock()
+    with clock("model"):
+        progress("model", 0, 1, "model")
+        vit, weights = open_model(
+            request.model,
+            checkpoint=request.checkpoint,
+            random_seed=request.seed if request.random_weights else None,
+            image_size=request.image_size,
+            device=device,
+        )
+        progress("model", 1, 1, "model")
+    with clock("images"):
+        journal = settings.data / "scans" / f"{hashlib.sha256(str(images.source).encode()).hexdigest()[:16]}.jsonl"
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        verdicts = scan(images.entries, journal, lambda done, of: progress("images", done, of, "images"))
+    kept = [v for v in verdicts if isinstance(v, Kept)]
+    quarantined = [v for v in verdicts if isinstance(v, Quarantined)]
+    if not kept:
+        first = quarantined[0]
+        raise ValueError(
+            f"none of the {len(quarantined)} pictures in {images.source} can be read; "
+            f"the first, {first.id}: {first.reason}"
+        )
+    labels = _labels(request, vit, kept)
+    with clock("certificate"):
+        progress("certificate", 0, 1, "model")
+        certificate = certify(vit, seen_pixels(vit, kept[:CERTIFICATE_IMAGES]))
+        progress("certificate", 1, 1, "model")
+    start = _known_at_start(vit, kept, labels)
+    sizes = _sizes(vit, start)
+    attention = _attention(request, settings, sizes)
+    left_out = analysis.left_out(vit)
+    if attention == "rebuilt":
+        left_out = left_out | {"attention": "it is rebuilt from the residual stream when it is read"}
+    attrs = {
+        "model": _described(vit),
+        "weights": asdict(weights),
+        "images": {
+            "folder": images.source.name,
+            "fingerprint": fingerprint((k.id, k.sha256) for k in kept),
+            "found": len(verdicts),
+            "kept": len(kept),
+            "labelled": int((labels.index >= 0).sum()),
+            "quarantined": [{"image": q.id, "reason": q.reason} for q in quarantined],
+        },
+        "settings": {
+            "precision": "float32",
+            "attention": attention,
+            "seed": request.seed,
+            "labels": labels.rule,
+            "device": vit.device.type,
+        },
+        "certificate": certificate.as_dict(),
+        "left_out": left_out,
+    }
+    batch = analysis.batch_for(vit)
+    unit_images = unit_size(vit, batch)
+    plan = {
+        **{key: attrs[key] for key in ("model", "weights", "images", "settings")},
+        "labels": hashlib.sha256(labels.index.tobytes() + "\0".join(labels.classes).encode()).hexdigest(),
+        "batch": [batch.images, batch.chunk, unit_images],
+        "packages": versions(),
+        "schema": schema.VERSION,
+    }
+    computed = [n for n, spec in schema.SCHEMA.items() if spec.written != "start" and n not in left_out]
+    return Prepared(
+        request,
+        study,
+        vit,
+        kept,
+        labels.index,
+        batch,
+        unit_images,
+        attrs,
+        sizes,
+        start,
+        [*start, *computed],
+        plan,
+        clock.seconds,
+    )
+
+
+def unit_size(vit: ViT, batch: analysis.Batch) -> int:
+    """Images in a unit: as many whole batches as a slow machine does in a minute. One image may take longer."""
+    in_time = int(UNIT_SECONDS * SLOW[vit.device.type] / analysis.importance_flops(vit))
+    images = max(1, min(in_time, MOST_UNIT_IMAGES))
+    return images // batch.images * batch.images or images
+
+
+def seen_pixels(vit: ViT, pictures: Sequence[Kept]) -> np.ndarray:
+    """What the model sees of some pictures, uint8 (image, y, x, rgb)."""
+    see = seen_by(vit)
+    return np.stack([see(load(picture)) for picture in pictures])
+
+
+def nbytes(name: str, sizes: dict[str, int]) -> int:
+    """Bytes of an array before compression; 0 for text."""
+    spec = schema.SCHEMA[name]
+    return 0 if spec.dtype == "string" else math.prod(schema.shape(spec, sizes)) * np.dtype(spec.dtype).itemsize
+
+
+def versions() -> dict[str, str]:
+    return {package: version(package) for package in PACKAGES}
+
+
+def _known_at_start(vit: ViT, kept: Sequence[Kept], labels: Labels) -> dict[str, np.ndarray]:
+    """The arrays that need no computing, by name."""
+    metrics = analysis.metrics_of(vit)
+    vectors = (("pruned_probability",) if "probability" in metrics else ()) + metrics
+    start = {name: tensor.numpy() for name, tensor in vit.rebuild_weights().items()}
+    start |= {
+        "image": _text([k.id for k in kept]),
+        "image_sha256": _text([k.sha256 for k in kept]),
+        "metric": _text(metrics),
+        "vector": _text(vectors),
+        "label": labels.index,
+    }
+    return start | ({"class": _text(labels.classes)} if labels.classes else {})
+
+
+def _labels(request: StudyRequest, vit: ViT, kept: Sequence[Kept]) -> Labels:
+    """What is known of each image's class.
+
+    Without a classifier nothing is predicted, so nothing needs matching: the folders themselves are the classes.
+    """
+    given = [None if request.no_labels else k.label for k in kept]
+    if not vit.num_classes:
+        folders = sorted({label for label in given if label is not None})
+        index = [folders.index(label) if label is not None else -1 for label in given]
+        return Labels(tuple(folders), np.array(index, dtype=np.int32), "folders" if folders else "no labels")
+    classes = _class_names(request, vit)
+    match = match_labels(given, classes, None if request.no_labels else request.label_map)
+    return Labels(classes.names, match.index, match.rule)
+
+
+def _class_names(request: StudyRequest, vit: ViT) -> ClassNames:
+    if request.classes is not None:
+        names = read_class_names(request.classes)
+        if len(names) != vit.num_classes:
+            raise LabelError(f"{request.classes} names {len(names)} classes; {vit.name} here has {vit.num_classes}")
+        return ClassNames(names)
+    known = class_names(vit)
+    if known is None:
+        return ClassNames(tuple(f"class {i}" for i in range(vit.num_classes)))
+    return ClassNames(*known)
+
+
+def _sizes(vit: ViT, start: dict[str, np.ndarray]) -> dict[str, int]:
+    """Size of every dimension that the study has."""
+    height, width = vit.input_size
+    thumb_height, thumb_width = thumbnail_size(vit)
+    sizes = {
+        "image": len(start["image"]),
+        "y": height,
+        "x": width,
+        "thumb_y": thumb_height,
+        "thumb_x": thumb_width,
+        "metric": len(start["metric"]),
+        "vector": len(start["vector"]),
+        "layer": vit.num_layers,
+        "head": vit.num_heads,
+        "token": vit.num_tokens,
+        "channel": vit.embed_dim,
+        "head_channel": vit.head_dim,
+        "hop": max(vit.grid),
+        "cls_entry": 2 * vit.num_patches + 1,
+        "mask_byte": -(-(vit.num_patches**2) // 8),
+    }
+    if "class" in start:
+        sizes |= {"class": len(start["class"]), "rank": min(TOP, len(start["class"]))}
+    return schema.all_sizes(sizes)
+
+
+def _attention(request: StudyRequest, settings: Settings, sizes: dict[str, int]) -> str:
+    """Whether the attention matrices are stored, or rebuilt when read."""
+    if request.attention != "auto":
+        return request.attention
+    size = nbytes("attention", sizes)
+    return "stored" if size <= settings.attention_limit_gb * 1e9 else "rebuilt"
+
+
+def _described(vit: ViT) -> dict[str, Any]:
+    """The model, in plain JSON."""
+    config = vit.preprocessing
+    return {
+        "name": vit.name,
+        "num_layers": vit.num_layers,
+        "num_heads": vit.num_heads,
+        "head_dim": vit.head_dim,
+        "embed_dim": vit.embed_dim,
+        "grid": list(vit.grid),
+        "num_prefix_tokens": vit.num_prefix_tokens,
+        "prefix_tokens": vit.prefix_tokens,
+        "has_cls": vit.has_cls,
+        "pool": vit.pool,
+        "patch_size": list(vit.patch_size),
+        "input_size": list(vit.input_size),
+        "num_classes": vit.num_classes,
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+        "interpolation": config["interpolation"],
+        "crop_pct": config["crop_pct"],
+        "norm1": vit.norm1,
+        "qk_norm": vit.qk_norm,
+    }
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("--device cuda, but torch sees no GPU here; use --device cpu, or auto")
+    return wanted
+
+
+def _text(values: Sequence[str]) -> np.ndarray:
+    return np.array(values, dtype=object)
+
+
+class Clock:
+    """Seconds of each step, by name."""
+
+    def __init__(self, seconds: dict[str, float] | None = None) -> None:
+        self.seconds = seconds or {}
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[step] = round(time.perf_counter() - began, 3)
