@@ -1,0 +1,53 @@
+/* What does the page do without the server? Theme, address and history, thumbnails under the pointer. */
+window.dash_clientside = window.dash_clientside || {};
+(() => {
+    const idle = () => window.dash_clientside.no_update;
+
+    window.dash_clientside.page = {
+        /* The theme's name; a click on the switch takes the other one and keeps it in this browser. */
+        theme(clicks) {
+            const root = document.documentElement.dataset;
+            if (clicks) {
+                root.bsTheme = root.bsTheme === "dark" ? "light" : "dark";
+                localStorage.setItem("headscope-theme", root.bsTheme);
+            }
+            return root.bsTheme;
+        },
+
+        search: () => ({search: location.search}),
+
+        /* A gesture adds to the history; what was found from the address only completes it. */
+        address(to) {
+            if (!to) {
+                return;
+            }
+            document.title = to.title;
+            if (to.search !== location.search) {
+                history[to.replace ? "replaceState" : "pushState"](null, "", location.pathname + to.search);
+            }
+        },
+
+        /* Tooltip of the image under the pointer: whether it shows, where, and what. */
+        async thumbnail(hover, pictures) {
+            const point = hover && hover.points && hover.points[0];
+            if (!point || !pictures) {
+                return [false, idle(), idle()];
+            }
+            const index = point.pointIndex ?? point.pointNumber;
+            const answer = await fetch(`${pictures}/image/${index}.json`);
+            const said = answer.ok ? await answer.json() : {id: await answer.text()};
+            const part = (type, props) => ({type, namespace: "dash_html_components", props});
+            const verdict = !said.true ? "" : said.true === said.predicted ? "✓ " : "✕ ";
+            const predicted = said.predicted && `${verdict}predicted ${said.predicted}, ${said.probability}`;
+            const lines = [["id", said.id], ["true", said.true], ["predicted", predicted]]
+                .filter(([, text]) => text)
+                .map(([kind, text]) => part("Div", {className: kind, children: text}));
+            return [true, point.bbox, [part("Img", {src: `${pictures}/thumbnail/${index}.webp`, alt: ""}), part("Div", {children: lines})]];
+        },
+    };
+
+    addEventListener("popstate", () => window.dash_clientside.set_props("url", {data: {search: location.search}}));
+
+    // A picked study keeps the focus, and with it the arrow keys.
+    addEventListener("change", event => event.target.tagName === "SELECT" && event.target.blur());
+})();

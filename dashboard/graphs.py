@@ -1,0 +1,89 @@
+"""What do all graphs share? Their wrapper, which sends nothing anywhere, and the greys around the data."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+from dash import dcc
+
+from dashboard.theme import FONT, LIGHT, Palette
+
+# plotly.js 4 shows a "Share chart" button that uploads the figure to Plotly's cloud unless it is told not to.
+CONFIG: dict[str, Any] = {
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "displaylogo": False,
+    "responsive": True,
+    "toImageButtonOptions": {"format": "svg"},
+}
+FONT_SIZE = 12
+
+
+def graph(graph_id: str, zoom: bool = False) -> dcc.Graph:
+    """An empty graph that fills its parent.
+
+    Args:
+        zoom: Whether the wheel zooms, and a bar saves the picture and zooms back. Without, it is hovered and
+            clicked only.
+    """
+    bar = (
+        {"modeBarButtons": [["toImage", "resetScale2d"]], "scrollZoom": True}
+        if zoom
+        else {"displayModeBar": False}
+    )
+    config = CONFIG | bar
+    return dcc.Graph(
+        id=graph_id,
+        className="graph",
+        config=config,
+        figure=blank(LIGHT),  # transparent, so of either theme
+        clear_on_unhover=True,
+    )
+
+
+def figure(colours: Palette, traces: list[Any], **layout: Any) -> go.Figure:
+    """A figure in the page's greys; `layout` goes over them, and its axes over the axes'."""
+    axes = {name: _axis(colours, **layout.pop(name, {})) for name in ("xaxis", "yaxis")}
+    greys = {
+        "template": "none",
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": FONT, "size": FONT_SIZE, "color": colours.text},
+        "showlegend": False,
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": colours.faint, "activecolor": colours.text},
+        "hoverlabel": {
+            "bgcolor": colours.panel,
+            "bordercolor": colours.line,
+            "font": {"color": colours.text},
+        },
+    }
+    return go.Figure(data=traces, layout=greys | axes | layout)
+
+
+def _axis(colours: Palette, text: str = "", **given: Any) -> dict[str, Any]:
+    greys = {
+        "gridcolor": colours.line,
+        "linecolor": colours.line,
+        "zeroline": False,
+        "tickfont": {"color": colours.muted},
+        "title": {"text": text, "font": {"color": colours.muted, "size": FONT_SIZE}, "standoff": 6},
+    }
+    return greys | given
+
+
+def blank(colours: Palette) -> go.Figure:
+    """What a graph shows when its panel has something to say instead."""
+    return figure(colours, [], xaxis={"visible": False}, yaxis={"visible": False})
+
+
+def colorbar(colours: Palette, title: str) -> dict[str, Any]:
+    """A thin legend of a colour scale, at the right."""
+    return {
+        "thickness": 8,
+        "outlinewidth": 0,
+        "len": 1,
+        "xpad": 6,
+        "ypad": 0,
+        "tickfont": {"color": colours.muted, "size": 11},
+        "nticks": 5,
+        "title": {"text": title, "side": "right", "font": {"color": colours.muted, "size": 11}},
+    }

@@ -1,0 +1,1 @@
+"""The views: each file has its ids, its layout, what it draws from arrays, and its callbacks."""

@@ -1,0 +1,85 @@
+"""How are numbers and metrics called on the page?"""
+
+import math
+from dataclasses import dataclass
+
+MINUS = "\u2212"
+
+
+@dataclass(frozen=True)
+class MetricWords:
+    """One importance metric.
+
+    Attributes:
+        label: On buttons and in tables.
+        axis: What is measured, for axes and colour bars.
+        reading: How to read a higher or lower value.
+        curve: The array that the curve shows, of store.schema.
+        curve_axis, curve_reading: The same for the curve.
+        signed: Whether zero is in the middle of the scale.
+    """
+
+    label: str
+    axis: str
+    reading: str
+    curve: str
+    curve_axis: str
+    curve_reading: str
+    signed: bool = False
+
+
+def _plain(label: str, axis: str, reading: str) -> MetricWords:
+    return MetricWords(label, axis, reading, "importance", axis, reading)
+
+
+METRICS = {
+    "probability": MetricWords(
+        "Probability",
+        "drop of P(target)",
+        "P(target) lost when a head is pruned.",
+        # The paper plots the probability that is left, as more intuitive than the difference (Sec. 5.2.4).
+        "pruned_probability",
+        "P(target), head pruned",
+        "P(target) with one head pruned; low: it matters.",
+        signed=True,
+    ),
+    "jsd": _plain("JSD", "JSD, bits", "How far one head's pruning moves the prediction; high: it matters."),
+    "cls_distance": _plain(
+        "CLS distance",
+        "cosine distance",
+        "How far one head's pruning turns its layer's output for CLS; high: it matters.",
+    ),
+    "patch_distance": _plain(
+        "Patch distance",
+        "cosine distance",
+        "How far one head's pruning turns its layer's output for patches; high: it matters.",
+    ),
+}
+
+
+def number(value: float) -> str:
+    """Three significant figures with a true minus sign; a dash for what is no number."""
+    if not math.isfinite(value):
+        return "–"
+    if value != 0 and not 1e-3 <= abs(value) < 1e4:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
+    elif value == 0:
+        text = "0"
+    else:
+        text = f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+    return text.replace("-", MINUS)
+
+
+def percent(share: float) -> str:
+    return f"{share * 100:.1f}\u202f%" if math.isfinite(share) else "–"
+
+
+def count(number: int, thing: str) -> str:
+    """As 1 image, 1,000 images."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def short_name(name: str) -> str:
+    """A class name where room is scarce: of ImageNet's lists of synonyms the first."""
+    return name.split(",")[0]

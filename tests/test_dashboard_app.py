@@ -1,0 +1,674 @@
+"""The page as a server: it is wired, draws every kind of study, and nothing that it is sent breaks it."""
+
+import copy
+import functools
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dash import Dash, dcc
+from dash.development.base_component import Component
+from dash.exceptions import PreventUpdate
+from PIL import Image
+from werkzeug.exceptions import BadRequest
+
+from dashboard import routes, writer
+from dashboard.app import ASSETS, create_app, layout
+from dashboard.data import Shelf, StudyFacts, facts, per_image, predictions, read, summary
+from dashboard.selection import COLOURS, SELECTION, Selection, default, fits, to_search
+from dashboard.theme import LIGHT
+from dashboard.views import (
+    head_attention,
+    head_card,
+    head_grid,
+    head_importance,
+    header,
+    image_card,
+    image_overview,
+)
+from dashboard.views.panel import shown
+from dashboard.words import METRICS
+from store.errors import DamagedError, StudyNotFoundError
+from store.paths import manifest_path
+from store.settings import Settings
+from tests.studies import TinyStudy, compute, tiny_study
+
+# Each a kind of study that the page must show.
+KINDS: dict[str, dict[str, Any]] = {
+    "demo": {"images": 8, "classes": 6, "labelled": 8},
+    "rebuilt": {"attention": "rebuilt", "qk_norm": "rmsnorm"},
+    "unlabelled": {"labelled": 0},
+    "many-classes": {"images": 20, "classes": 20, "labelled": 20},
+    "no-classifier": {"classes": 0, "labelled": 0},
+    "no-cls": {"has_cls": False, "prefix": 0, "classes": 0, "labelled": 0},
+    "registers": {"has_cls": False, "prefix": 5, "grid": (2, 4)},
+    "one-image": {"images": 1, "labelled": 1},
+}
+
+
+def not_finite(tiny: TinyStudy) -> TinyStudy:
+    """One image with nothing but NaN, and one head with nothing but NaN."""
+    for name in (
+        "importance",
+        "pruned_probability",
+        "entropy",
+        "probability",
+        "logits",
+        "image_layout",
+        "attention",
+    ):
+        array = tiny.arrays[name]
+        images = np.moveaxis(array, 1 if name in ("importance", "image_layout") else 0, 0)
+        images[2] = np.nan
+        if name not in ("probability", "logits", "image_layout"):
+            array[..., 1, 1] = np.nan if array.ndim < 5 else array[..., 1, 1]
+    tiny.late_attrs["nonfinite"] = {"images": [2], "values": {"importance": 1}}
+    return tiny
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a study of every kind."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, changes in KINDS.items():
+        compute(folder / "studies" / name, tiny_study(**changes))
+    compute(folder / "studies" / "not-finite", not_finite(tiny_study(images=6, labelled=6)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shelf(data: Path) -> Shelf:
+    return Shelf(data / "studies")
+
+
+@pytest.fixture(scope="module")
+def app(data: Path) -> Dash:
+    return create_app(Settings(data=data))
+
+
+@pytest.fixture
+def client(app: Dash) -> Any:
+    return app.server.test_client()
+
+
+def drawn(known: StudyFacts, chosen: Selection) -> Iterator[Any]:
+    """Everything that the views make of a selection, as JSON where it goes to the browser."""
+    overview = image_overview.Overview.of(known, chosen, LIGHT)
+    curve = head_importance.Curve.of(known, chosen)
+    grid = head_grid.Grid.of(known, chosen)
+    yield overview.figure(LIGHT).to_json()
+    yield str(overview.legend(LIGHT))
+    yield head_importance.importance_figure(curve, chosen, LIGHT).to_json()
+    yield head_importance.reading(curve, chosen)
+    yield head_grid.grid_figure(grid.values, chosen, LIGHT).to_json()
+    yield str(head_card.table(head_card.rows(known, chosen), chosen))
+    yield str(image_card.view(known, chosen))
+    yield json.dumps(head_attention.view(known, chosen)[0], allow_nan=False)
+    yield str([head_attention._suggestion(known, i, 0.0) for i in head_attention.suggested(known, chosen)])
+    yield header.study_line(known)
+    yield str(header.caveats(known.study.attrs, known.image_ids))
+
+
+# --- wiring ---
+
+
+def names_of(output: str) -> list[str]:
+    """The "id.property" names in a callback's output, of one or of several."""
+    return output[2:-2].split("...") if output.startswith("..") else [output]
+
+
+def wired(app: Dash) -> set[str]:
+    """Ids that callbacks read or write; of a pattern, its JSON."""
+    entries = app.callback_map.items()
+    read = {each["id"] for _, entry in entries for part in ("inputs", "state") for each in entry[part]}
+    written = {
+        name.rsplit(".", 1)[0]
+        for output, entry in entries
+        if not entry["no_output"]
+        for name in names_of(output)
+    }
+    return read | written
+
+
+def in_layout(root: Component) -> tuple[set[str], list[set[str]]]:
+    """Ids of the layout: plain ones, and the keys of those of patterns."""
+    every = [
+        component.id for component in [root, *root._traverse()] if getattr(component, "id", None) is not None
+    ]
+    return {each for each in every if isinstance(each, str)}, [
+        set(each) for each in every if isinstance(each, dict)
+    ]
+
+
+def test_every_id_of_a_callback_is_in_the_layout(app: Dash, shelf: Shelf):
+    plain, patterns = in_layout(layout(shelf))
+    for each in wired(app):
+        if each.startswith("{"):
+            assert set(json.loads(each)) in patterns, each
+        else:
+            assert each in plain, each
+
+
+def test_every_id_that_the_scripts_use_is_in_the_layout(shelf: Shelf):
+    plain, _ = in_layout(layout(shelf))
+    scripts = "".join(path.read_text() for path in ASSETS.glob("*.js"))
+    used = re.findall(r'(?:byId|getElementById|set_props)\("([^"]+)"', scripts)
+    assert len(used) > 8
+    assert set(used) <= plain
+
+
+def test_ids_are_given_once(shelf: Shelf):
+    ids = [str(each.id) for each in layout(shelf)._traverse() if getattr(each, "id", None) is not None]
+    assert len(ids) == len(set(ids))
+
+
+def test_no_graph_of_the_page_offers_to_upload_its_data(shelf: Shelf):
+    found = [each for each in layout(shelf)._traverse() if isinstance(each, dcc.Graph)]
+    assert len(found) == 3
+    assert not any(each.config["showSendToCloud"] for each in found)
+
+
+def test_nothing_of_the_page_is_fetched_from_elsewhere(client: Any):
+    page = client.get("/").text
+    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//[^\"]*", page)
+    for path in re.findall(r"(?:src|href)=\"(/[^\"]*)\"", page):
+        assert client.get(path).status_code == 200, path
+    styles = (ASSETS / "style.css").read_text() + (ASSETS / "bootstrap.min.css").read_text()
+    assert not re.findall(r"@import|url\((?![\"']?(?:data:|mark\.svg))", styles)
+
+
+def test_the_vendored_style_sheet_keeps_its_licence():
+    head = (ASSETS / "bootstrap.min.css").read_text()[:300]
+    assert "Bootstrap  v5.3" in head
+    assert "Licensed under MIT" in head
+
+
+def test_the_page_may_load_from_its_own_server_only(client: Any):
+    for path in ("/", "/health", "/studies/x/y/image/0.png"):
+        policy = client.get(path).headers["Content-Security-Policy"]
+        assert "default-src 'self'" in policy
+        assert "http" not in policy
+
+
+def test_a_server_says_that_it_is_well(client: Any):
+    assert (client.get("/health").status_code, client.get("/health").text) == (200, "OK")
+
+
+# --- every kind of study ---
+
+
+@pytest.mark.parametrize("name", [*KINDS, "not-finite"])
+def test_every_view_draws_every_kind_of_study(shelf: Shelf, name: str):
+    known = facts(shelf.open(name))
+    first = default(known)
+    assert fits(first, known)
+    for image in (first.image, None, known.image_ids[-1]):
+        for metric in known.metrics:
+            assert all(drawn(known, replace(first, image=image, metric=metric)))
+    for colour in known.colours:
+        assert all(drawn(known, replace(first, colour=colour)))
+
+
+def test_the_first_page_has_an_image_and_the_head_that_matters_most(shelf: Shelf):
+    study = shelf.open("demo")
+    first = default(facts(study))
+    importance = study.read("importance", 0).astype(np.float64)
+    assert (first.layer, first.head) == np.unravel_index(np.abs(importance.mean(axis=0)).argmax(), (2, 2))
+    told = predictions(study)
+    best = max(np.flatnonzero(told.right), key=lambda image: importance[image, first.layer, first.head])
+    assert first.image == study.image_ids[best]
+
+
+def test_a_head_and_an_image_of_nan_never_come_first(shelf: Shelf):
+    known = facts(shelf.open("not-finite"))
+    first = default(known)
+    assert (first.layer, first.head) != (1, 1)
+    assert first.image != known.image_ids[2]
+    assert 2 not in head_attention.suggested(known, first)
+    nan_head = replace(first, layer=1, head=1)
+    assert head_attention.suggested(known, nan_head) == []
+    card = str(head_card.table(head_card.rows(known, nan_head), nan_head))
+    assert "'–'" in card
+    sent, said = head_attention.view(known, replace(first, image=known.image_ids[2]))
+    assert sent is None
+    assert "is not finite" in str(said)
+
+
+def test_what_a_model_does_not_have_is_said_and_cannot_be_picked(shelf: Shelf):
+    known = facts(shelf.open("no-cls"))
+    assert known.metrics == ("patch_distance",)
+    assert head_importance.reasons(known) == {
+        **dict.fromkeys(["probability", "jsd"], "the model has no classifier"),
+        "cls_distance": "the model has no class token",
+    }
+    assert set(image_overview.reasons(known).values()) == {"the model has no classifier"}
+    assert "the model has no classifier" in str(image_card.view(known, default(known)))
+    assert set(image_overview.reasons(facts(shelf.open("unlabelled")))) == {"class", "prediction"}
+
+
+def test_colours_and_metrics_of_all_studies_have_words(shelf: Shelf):
+    for name in KINDS:
+        known = facts(shelf.open(name))
+        assert set(known.metrics) <= set(METRICS)
+        assert set(known.colours) <= set(COLOURS)
+
+
+def test_many_classes_are_coloured_by_probability_at_first(shelf: Shelf):
+    assert facts(shelf.open("many-classes")).colours[0] == "probability"
+    assert facts(shelf.open("demo")).colours[0] == "class"
+
+
+# --- reading ---
+
+
+def test_mean_and_deviation_are_numpys_whatever_the_block(shelf: Shelf, monkeypatch: pytest.MonkeyPatch):
+    study = shelf.open("many-classes")
+    values = study.read("importance", 1).astype(np.float64)
+    for block in (3, 4096):
+        monkeypatch.setattr("dashboard.data.BLOCK", block)
+        got = summary.__wrapped__(study, "importance", "jsd")
+        np.testing.assert_allclose(got.mean, values.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(got.sd, values.std(axis=0), rtol=1e-9)
+        np.testing.assert_array_equal(per_image.__wrapped__(study, "jsd", 1, 0), values[:, 1, 0])
+        told = predictions.__wrapped__(study)
+        probability = study.read("probability")
+        np.testing.assert_array_equal(told.predicted, probability.argmax(axis=1))
+        np.testing.assert_array_equal(told.probability, probability[np.arange(20), study.read("target")])
+
+
+def test_nan_is_left_out_of_means_and_counted(shelf: Shelf):
+    study = shelf.open("not-finite")
+    got = summary(study, "entropy")
+    values = study.read("entropy")
+    assert got.counted.tolist() == [[5, 5], [5, 0]]
+    assert np.isnan(got.mean[1, 1])
+    np.testing.assert_allclose(got.mean[0, 0], np.delete(values[:, 0, 0], 2).mean(), rtol=1e-6)
+
+
+def test_what_is_shared_between_people_is_read_only(shelf: Shelf):
+    study = shelf.open("demo")
+    for array in (read(study, "label"), summary(study, "entropy").mean, predictions(study).predicted):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+def test_a_study_is_opened_once_until_another_is_published_under_its_name(tmp_path: Path):
+    compute(tmp_path / "s", tiny_study())
+    shelf = Shelf(tmp_path)
+    study = shelf.open("s")
+    assert shelf.open("s") is study
+    changed = tiny_study(seed=1)
+    compute(tmp_path / "s", replace(changed, plan={"seed": 1}))
+    assert shelf.open("s").manifest.content != study.manifest.content
+
+
+@pytest.mark.parametrize("name", ["nobody", "../etc", "", "a/b", "..", "A", "x" * 200, "\0", "%2e%2e"])
+def test_no_name_leads_out_of_the_studies_folder(shelf: Shelf, name: str):
+    with pytest.raises(StudyNotFoundError):
+        shelf.open(name)
+
+
+# --- damage ---
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Shelf:
+    """A study whose JSD and pixels are cut short."""
+    compute(tmp_path / "hurt", tiny_study(images=4, labelled=4, unit_images=4))
+    for cell in ("importance/c.1.0.0.0", "pixels/c.0.0.0.0"):
+        path = tmp_path / "hurt" / "attempt-1" / cell
+        path.write_bytes(path.read_bytes()[:-3])
+    return Shelf(tmp_path)
+
+
+def test_damage_is_said_where_it_is_and_the_rest_is_shown(damaged: Shelf):
+    known = facts(damaged.open("hurt"))
+    jsd = replace(default(known), metric="jsd")
+    with pytest.raises(DamagedError, match="verify hurt"):
+        head_importance.Curve.of(known, jsd)
+    with pytest.raises(DamagedError):
+        head_grid.Grid.of(known, jsd)
+    rows = {row.label: row.why for row in head_card.rows(known, jsd)}
+    assert "verify hurt" in rows["JSD"]
+    assert rows["Probability"] == ""
+    assert "verify hurt" in str(image_card.view(known, jsd))
+    assert head_attention.view(known, jsd)[0] is not None
+    assert all(drawn(known, replace(jsd, metric="cls_distance")))
+
+
+def test_an_error_stays_in_its_panel(damaged: Shelf):
+    chosen = default(facts(damaged.open("hurt")))
+
+    def fail(*_: object) -> Any:
+        raise DamagedError("pixels are cut short", ["pixels"])
+
+    otherwise, said = shown(damaged, chosen.data(), fail, "nothing")
+    assert otherwise == "nothing"
+    assert said.children == "pixels are cut short"
+
+
+def test_the_page_opens_though_what_it_would_show_first_is_damaged(tmp_path: Path):
+    compute(tmp_path / "hurt", tiny_study())
+    (tmp_path / "hurt" / "attempt-1" / "importance" / "c.0.0.0.0").unlink()
+    known = facts(Shelf(tmp_path).open("hurt"))
+    assert known.interesting == (0, 0, known.image_ids[0])
+
+
+def test_a_view_without_a_selection_waits_and_one_with_a_false_one_refuses(shelf: Shelf):
+    with pytest.raises(PreventUpdate):
+        shown(shelf, None, lambda *_: ("", ""), "")
+    with pytest.raises(BadRequest):
+        shown(shelf, {"study": "demo"}, lambda *_: ("", ""), "")
+    gone = default(facts(shelf.open("demo"))).data()
+    assert "reload" in str(shown(shelf, gone | {"layer": 99}, lambda *_: ("", ""), "")[1])
+    assert "there is no study gone" in str(shown(shelf, gone | {"study": "gone"}, lambda *_: ("", ""), "")[1])
+
+
+# --- the writer ---
+
+
+def write(shelf: Shelf, search: str) -> writer.Written:
+    return writer.written(shelf, None, None, None) if search == "" else writer.from_address(shelf, search)
+
+
+def test_the_bare_address_shows_the_first_study(shelf: Shelf):
+    result = write(shelf, "")
+    assert result.chosen == default(facts(shelf.open("demo")))
+    assert (result.notice, result.found) == ("", True)
+
+
+def test_a_study_that_is_not_there_is_said_and_another_shown(shelf: Shelf):
+    result = write(shelf, "?study=gone&layer=1")
+    assert result.chosen is not None
+    assert result.chosen.study == "demo"
+    assert "there is no study gone" in result.notice
+    assert result.notice.endswith("showing demo instead")
+
+
+def test_a_damaged_manifest_is_said_and_another_study_shown(data: Path, tmp_path: Path):
+    compute(tmp_path / "a-broken", tiny_study())
+    compute(tmp_path / "b", tiny_study())
+    manifest_path(tmp_path / "a-broken").write_text("{")
+    shelf = Shelf(tmp_path)
+    assert write(shelf, "").chosen.study == "b"
+    assert "showing b instead" in write(shelf, "?study=a-broken").notice
+
+
+@pytest.mark.parametrize("search", ["", "?study=x"])
+def test_without_a_study_the_page_says_how_to_make_one(tmp_path: Path, search: str):
+    assert write(Shelf(tmp_path / "none"), search).chosen is None
+    assert "headscope demo" in str(writer.NO_STUDY)
+
+
+def test_every_gesture_leads_where_its_view_says(shelf: Shelf):
+    known = facts(shelf.open("demo"))
+    start = replace(default(known), layer=0, head=0, image=None)
+
+    def after(source: object, value: object, typed: str = "", chosen: Selection = start) -> Selection | None:
+        return writer.written(shelf, chosen.data(), source, value, typed).chosen
+
+    def click(**point: object) -> dict[str, Any]:
+        return {"points": [point]}
+
+    third = known.image_ids[3]
+    assert after(image_overview.GRAPH, click(pointIndex=3)) == replace(start, image=third)
+    assert after(image_overview.GRAPH, click(pointIndex=3), chosen=replace(start, image=third)) == start
+    assert after(head_importance.GRAPH, click(x=3)) == replace(start, layer=1, head=1)
+    assert after(head_grid.GRAPH, click(x=1, y=0)) == replace(start, head=1)
+    assert after({"choice": "metric", "value": "jsd"}, 1) == replace(start, metric="jsd")
+    assert after({"choice": "colour", "value": "prediction"}, 1) == replace(start, colour="prediction")
+    assert after(head_attention.TOKEN, {"token": 4}) == replace(start, token=4)
+    assert after(image_card.RELEASE, 1, chosen=replace(start, image=third)) == start
+    assert after(writer.KEYS, {"keys": ["ArrowRight", "ArrowDown"]}) == replace(start, layer=1, head=1)
+    assert after(image_card.SEARCH, 1, typed="003") == replace(start, image=third)
+    best = known.image_ids[head_attention.suggested(known, start)[1]]
+    assert after({"suggested": 1}, 1) == replace(start, image=best)
+    assert after(header.STUDY, "rebuilt") == default(facts(shelf.open("rebuilt")))
+    assert after(writer.URL, {"search": to_search(replace(start, head=1))}) == replace(start, head=1)
+
+
+ODD = [
+    None,
+    0,
+    -1,
+    1e308,
+    True,
+    "x",
+    "\0",
+    [],
+    {},
+    [[]],
+    {"points": None},
+    {"points": [None]},
+    {"points": [{"x": {}}]},
+]
+
+
+@pytest.mark.parametrize(
+    "odd", [*ODD, {"keys": 3}, {"keys": [None, {}]}, {"token": {}}, {"search": 3}, {"search": None}]
+)
+def test_a_gesture_that_makes_no_sense_leaves_a_selection_of_the_study(shelf: Shelf, odd: object):
+    start = default(facts(shelf.open("demo")))
+    sources = [
+        *(
+            image_overview.GRAPH,
+            head_importance.GRAPH,
+            head_grid.GRAPH,
+            head_attention.TOKEN,
+            writer.KEYS,
+            writer.URL,
+        ),
+        *(
+            header.STUDY,
+            image_card.SEARCH,
+            None,
+            "nobody",
+            {"choice": "metric"},
+            {"choice": 1, "value": 2},
+            {"suggested": 99},
+        ),
+    ]
+    for source in sources:
+        chosen = writer.written(shelf, start.data(), source, odd, odd).chosen
+        assert chosen is not None
+        assert fits(chosen, facts(shelf.open(chosen.study)))
+
+
+def test_a_selection_that_the_browser_made_up_starts_anew(shelf: Shelf):
+    for false in ({}, [], "x", {"study": "../etc"}):
+        assert writer.written(shelf, false, header.STUDY, "demo").chosen == default(facts(shelf.open("demo")))
+
+
+# --- addresses beside the page ---
+
+
+def pictures(shelf: Shelf, name: str = "demo") -> str:
+    return routes.pictures_url(facts(shelf.open(name)))
+
+
+def test_a_picture_is_what_the_model_saw(client: Any, shelf: Shelf, tmp_path: Path):
+    answer = client.get(f"{pictures(shelf)}/image/3.png")
+    (tmp_path / "seen.png").write_bytes(answer.data)
+    seen = np.asarray(Image.open(tmp_path / "seen.png"))
+    np.testing.assert_array_equal(seen, shelf.open("demo").read("pixels", 3))
+    assert answer.mimetype == "image/png"
+    assert client.get(f"{pictures(shelf)}/thumbnail/3.webp").mimetype == "image/webp"
+
+
+def test_a_picture_is_kept_by_the_browser_for_good(client: Any, shelf: Shelf):
+    answer = client.get(f"{pictures(shelf)}/image/0.png")
+    assert answer.headers["Cache-Control"] == "public, immutable, max-age=31536000"
+    again = client.get(f"{pictures(shelf)}/image/0.png", headers={"If-None-Match": answer.headers["ETag"]})
+    assert again.status_code == 304
+
+
+def test_a_caption_says_what_is_known(client: Any, shelf: Shelf):
+    said = client.get(f"{pictures(shelf)}/image/1.json").json
+    assert said["id"] == "set/photo 001.png"
+    assert said["true"] == "class 1"
+    assert client.get(f"{pictures(shelf, 'no-cls')}/image/1.json").json == {"id": "set/photo 001.png"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/studies/gone/0123456789abcdef/image/0.png",
+        "/studies/demo/0123456789abcdef/image/0.png",
+        "/studies/..%2f..%2fetc/x/image/0.png",
+        "/studies/%00/x/image/0.png",
+        "{pictures}/image/99.png",
+        "{pictures}/image/-1.png",
+        "{pictures}/image/x.png",
+        "{pictures}/image/99999999999999999999.png",
+        "{pictures}/thumbnail/8.webp",
+        "{pictures}/image/8.json",
+    ],
+)
+def test_a_picture_that_is_not_there_is_404_or_the_page_and_never_an_error(
+    client: Any, shelf: Shelf, path: str
+):
+    answer = client.get(path.format(pictures=pictures(shelf)))
+    # Dash answers every address that is no route with the page itself.
+    assert answer.status_code == 404 or b"react-entry-point" in answer.data
+    assert b"Traceback" not in answer.data
+
+
+def test_a_damaged_picture_is_404_with_the_reason(damaged: Shelf):
+    app = create_app(Settings(data=damaged.studies.parent))
+    app.server.testing = True
+    link = damaged.studies.parent / "studies"
+    link.symlink_to(damaged.studies, target_is_directory=True)
+    answer = app.server.test_client().get(f"{pictures(damaged, 'hurt')}/image/0.png")
+    assert answer.status_code == 404
+    assert "verify hurt" in answer.text
+    assert "Cache-Control" not in answer.headers
+
+
+# --- what the browser could be made to send ---
+
+
+def bodies(app: Dash) -> dict[str, dict[str, Any]]:
+    """A well-formed call of every callback, without values."""
+    calls = {}
+    for output, entry in app.callback_map.items():
+        if "callback" not in entry:
+            continue
+        places = [_place(*name.rsplit(".", 1)) for name in names_of(output)]
+        calls[output] = {
+            "output": output,
+            "outputs": places if output.startswith("..") else places[0],
+            **{
+                part: [_place(each["id"], each["property"]) for each in entry[part]]
+                for part in ("inputs", "state")
+            },
+            "changedPropIds": [],
+        }
+    return calls
+
+
+def _place(component: str, name: str) -> Any:
+    if not component.startswith("{"):
+        return {"id": component, "property": name, "value": None}
+    return [{"id": json.loads(component.replace('["ALL"]', "1")), "property": name, "value": None}]
+
+
+def call(client: Any, body: object) -> Any:
+    answer = client.post("/_dash-update-component", json=body)
+    assert b"Traceback" not in answer.data
+    assert b"/dashboard/" not in answer.data
+    return answer
+
+
+def test_well_formed_calls_are_answered(app: Dash, client: Any, shelf: Shelf):
+    chosen = default(facts(shelf.open("demo"))).data()
+    for body in bodies(app).values():
+        for place in [*body["inputs"], *body["state"]]:
+            if isinstance(place, dict) and place["id"] == SELECTION:
+                place["value"] = chosen
+        assert call(client, body).status_code in (200, 204), body["output"]
+
+
+@pytest.mark.parametrize("odd", [*ODD, {"study": 1}, {"study": "demo", "layer": 1}, "a" * 5000, [1] * 50])
+def test_values_of_a_wrong_kind_are_refused_in_one_line(app: Dash, client: Any, odd: object):
+    for body in bodies(app).values():
+        for part in ("inputs", "state"):
+            for index in range(len(body[part])):
+                changed = json.loads(json.dumps(body))
+                place = changed[part][index]
+                (place[0] if isinstance(place, list) else place)["value"] = odd
+                changed["changedPropIds"] = (
+                    [f"{body['inputs'][0]['id']}.x"] if isinstance(body["inputs"][0], dict) else []
+                )
+                answer = call(client, changed)
+                assert answer.status_code < 500, (body["output"], part, index, answer.text)
+                if answer.status_code >= 400:
+                    assert len(answer.text) < 200
+
+
+MALFORMED = [
+    *(None, [], "x", 3, {}, {"output": None}, {"output": "nobody.children"}, {"output": ["x"]}),
+    *({"inputs": bad} for bad in (None, {}, [None], [[]], [{"id": "x"}], "x")),
+    *({"state": bad} for bad in ([1], {}, "x")),
+    *({"outputs": bad} for bad in (None, [], {}, "x", [None], [{"id": None}], [[]] * 5)),
+    *(
+        {"changedPropIds": bad}
+        for bad in (None, 1, "x", [None], ["nodot"], ["{bad json.x"], ['{"a":1}'], [[]])
+    ),
+]
+
+
+@pytest.mark.parametrize("change", MALFORMED, ids=lambda change: json.dumps(change)[:40])
+def test_a_malformed_call_is_refused_in_one_line(app: Dash, client: Any, change: object):
+    for body in bodies(app).values():
+        part = next(iter(change)) if isinstance(change, dict) and change else None
+        if part == "state" and not body["state"] and change == {"state": []}:
+            continue
+        answer = call(client, {**body, **change} if part else change)
+        assert 400 <= answer.status_code < 500, (body["output"], answer.text)
+        assert len(answer.text) < 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        ("application/json", b"{", 400),
+        ("application/json", b"", 400),
+        ("text/plain", b"{}", 400),
+        ("application/json", b"[" * 100_000, 400),
+        ("application/json", b'"' + b"x" * 2_000_000 + b'"', 413),
+    ],
+)
+def test_a_body_that_is_no_json_or_too_long_is_refused(client: Any, kind: str, body: bytes, status: int):
+    answer = client.post("/_dash-update-component", data=body, content_type=kind)
+    assert answer.status_code == status
+    assert len(answer.text) < 200
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of everything in a piece of JSON."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inside:
+        yield (*path, key)
+        yield from places(part, (*path, key))
+
+
+def test_calls_with_anything_changed_are_answered_or_refused(app: Dash, client: Any, shelf: Shelf):
+    rng = random.Random(0)
+    calls = list(bodies(app).values())
+    chosen = default(facts(shelf.open("unlabelled"))).data()
+    for _ in range(400):
+        body = copy.deepcopy(rng.choice(calls))
+        for place in [*body["inputs"], *body["state"]]:
+            (place if isinstance(place, dict) else place[0])["value"] = rng.choice([*ODD, chosen, chosen])
+        for _ in range(rng.randint(0, 2)):
+            *way, last = rng.choice(list(places(body)))
+            target = functools.reduce(lambda part, key: part[key], way, body)
+            target[last] = copy.deepcopy(rng.choice([*ODD, chosen]))
+        answer = call(client, body)
+        assert answer.status_code < 500, (body, answer.text)
