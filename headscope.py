@@ -449,7 +449,7 @@ def _check_precision(precision: str) -> None:
     if precision in ("bf16", "bfloat16", "fp16", "float16", "autocast", "tf32"):
         raise ValueError(
             f"--precision {precision} is refused: importance is a small difference of large numbers, and a typical "
-            "head's value would be off by 27 % or more (docs/performance.md); use float32"
+            "head's value would be off by a tenth to a half of itself (docs/performance.md); use float32"
         )
     _one_of("--precision", precision, ("float32",))
 
