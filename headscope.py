@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from workers.prepare import Prepared
     from workers.study import Price
 
+DEMO = "demo"  # name of the demo's study and of its folder of pictures
+
 # Exit codes beside 0: what a script can tell apart.
 MISTAKE = 1  # the person can mend it: the message says how
 DAMAGED = 3  # `verify` found damage
@@ -86,15 +88,11 @@ def demo(
 ) -> None:
     """Draw the demo pictures, compute their study with the demo model, and serve the page."""
     settings = _settings(data, host=host, port=port)
-    _need_worker()
-    from precompute.demo.model import WEIGHTS
-    from precompute.demo.pictures import write_picture_set
-
-    pictures = settings.images / "demo"
     with _mistakes():
-        write_picture_set(pictures)
-        request = StudyRequest("headscope_demo", pictures / "images", name="demo", checkpoint=WEIGHTS)
-        _compute(request, settings, dry_run=False, as_json=False)
+        if any(entry.name == DEMO and entry.manifest for entry in list_studies(settings.studies)):
+            out.print(f"the demo study is there already (`headscope rm {DEMO}` removes it)")
+        else:
+            _compute_demo(settings)
         if serve:
             _serve(settings)
 
@@ -257,6 +255,17 @@ def rm(
 def main() -> None:
     """The `headscope` command."""
     app()
+
+
+def _compute_demo(settings: Settings) -> None:
+    _need_worker()
+    from precompute.demo.model import WEIGHTS
+    from precompute.demo.pictures import write_picture_set
+
+    pictures = settings.images / DEMO
+    write_picture_set(pictures)
+    request = StudyRequest("headscope_demo", pictures / "images", name=DEMO, checkpoint=WEIGHTS)
+    _compute(request, settings, dry_run=False, as_json=False)
 
 
 def _compute(request: StudyRequest, settings: Settings, *, dry_run: bool, as_json: bool) -> None:

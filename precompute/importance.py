@@ -45,7 +45,7 @@ def importance(vit: ViT, base: Base, target: Tensor | None, chunk: int) -> Impor
 
     Args:
         target: Class whose probability is followed, int64 (image,); None for a model without a classifier.
-        chunk: How many pruned copies of an image go through the model at a time. It bounds memory and changes no result.
+        chunk: How many pruned copies of an image go through the model at a time: bounds memory, changes no result.
     """
     cls_distances, patch_distances, pruned_logits = [], [], []
     for layer in range(vit.num_layers):
@@ -72,21 +72,21 @@ def importance(vit: ViT, base: Base, target: Tensor | None, chunk: int) -> Impor
 
 @dataclass(frozen=True)
 class ZDistances:
-    """Cosine distances of an attention layer's output from another's: CLS (Eq. 5) or None, and mean over patches (Eq. 6)."""
+    """Cosine distances of one output of an attention layer from another: CLS (Eq. 5) or None, patches' mean (Eq. 6)."""
 
     cls: Tensor | None
     patch: Tensor
 
 
 def z_distances(vit: ViT, z: Tensor, z_pruned: Tensor) -> ZDistances:
-    """Distances of z from z_pruned, (…, token, channel) each → (…). Registers and distillation tokens count in neither."""
+    """Distances of z from z_pruned, (…, token, channel) each → (…). Registers and distillation tokens do not count."""
     patches = slice(vit.num_prefix_tokens, None)
     cls = cosine_distance(z[..., 0, :], z_pruned[..., 0, :]) if vit.has_cls else None
     return ZDistances(cls, cosine_distance(z[..., patches, :], z_pruned[..., patches, :]).mean(dim=-1))
 
 
 def logits_without(vit: ViT, base: Base, layer: int, removed: Tensor, chunk: int) -> Tensor:
-    """Logits (image, head, class) with `removed` (image, head, token, channel) taken from the layer's z, one head a time."""
+    """Logits (image, head, class) with `removed` (image, head, token, channel) taken from the layer's z, one by one."""
     images, heads = removed.shape[:2]
     rows = vit.read_tokens if layer == vit.num_layers - 1 and vit.read_tokens else slice(None)
     resid, z = base.resid[layer][:, rows], base.z[layer][:, rows]

@@ -165,7 +165,8 @@ class ViT:
         if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != (*self.input_size, 3):
             height, width = self.input_size
             raise ValueError(
-                f"pixels are {pixels.dtype} {tuple(pixels.shape)}; {self.name} takes uint8 (image, {height}, {width}, 3)"
+                f"pixels are {pixels.dtype} {tuple(pixels.shape)}; "
+                f"{self.name} takes uint8 (image, {height}, {width}, 3)"
             )
         mean, std = (
             torch.tensor(self.preprocessing[key], dtype=self.dtype, device=self.device) for key in ("mean", "std")
@@ -175,11 +176,12 @@ class ViT:
     def embed(self, pixels: Tensor) -> Tensor:
         """Input of the first block, (image, token, channel), from uint8 pixels (image, y, x, rgb)."""
         model = self.model
-        embedded: Tensor = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(self.normalised(pixels)))))
+        patches = model.patch_embed(self.normalised(pixels))
+        embedded: Tensor = model.norm_pre(model.patch_drop(model._pos_embed(patches)))
         return embedded
 
     def qkv(self, layer: int, resid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys (normalised where the model does) and values of a layer, each (image, head, token, head_channel)."""
+        """Queries, keys (both normed where the model does) and values, each (image, head, token, head_channel)."""
         attention = self._attention(layer)
         images, tokens, _ = resid.shape
         projected = attention.qkv(self.model.blocks[layer].norm1(resid))
@@ -243,17 +245,19 @@ class ViT:
         read = self.read_tokens
         weight_q, weight_k, weight_v = attention.qkv.weight.chunk(3)
         bias_q, _, bias_v = (None,) * 3 if attention.qkv.bias is None else attention.qkv.bias.chunk(3)
-        q = F.linear(normed[:, read], weight_q, bias_q).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        by_head = (self.num_heads, self.head_dim)
+        q = F.linear(normed[:, read], weight_q, bias_q).unflatten(-1, by_head)  # (image, read, head, head_channel)
         if isinstance(attention.q_norm, nn.Identity) and isinstance(attention.k_norm, nn.Identity):
-            absorbed = q @ weight_k.reshape(self.num_heads, self.head_dim, -1)  # (image, head, read, channel)
-            scores = absorbed * self.head_dim**-0.5 @ normed[:, None].transpose(-2, -1)
-            averaged = scores.softmax(dim=-1) @ normed[:, None]  # (image, head, read, channel)
-            context = averaged @ weight_v.reshape(self.num_heads, self.head_dim, -1).transpose(-2, -1)
+            # einsum, as `@` would copy the normed stream for each head.
+            absorbed = torch.einsum("irhd,hdc->irhc", q * self.head_dim**-0.5, weight_k.unflatten(0, by_head))
+            scores = torch.einsum("irhc,itc->irht", absorbed, normed)
+            averaged = torch.einsum("irht,itc->irhc", scores.softmax(dim=-1), normed)
+            context = torch.einsum("irhc,hdc->ihrd", averaged, weight_v.unflatten(0, by_head))
             if bias_v is not None:
                 context = context + bias_v.reshape(self.num_heads, 1, self.head_dim)
         else:
             _, k, v = self.qkv(last, resid)
-            context = F.scaled_dot_product_attention(attention.q_norm(q), k, v)
+            context = F.scaled_dot_product_attention(attention.q_norm(q.transpose(1, 2)), k, v)
         return self.after_attention(last, resid[:, read], self.z(last, context))
 
     def read_out(self, resid: Tensor) -> Tensor:
@@ -265,7 +269,7 @@ class ViT:
         return logits
 
     def rebuild_weights(self) -> dict[str, Tensor]:
-        """The weights from which attention is rebuilt out of the residual stream, float32, by the store's array names."""
+        """The weights that rebuild attention out of the residual stream, float32, by the store's array names."""
         blocks = self.model.blocks
         heads, head_dim = self.num_heads, self.head_dim
         by_head = [b.attn.qkv.weight.reshape(3, heads, head_dim, -1) for b in blocks]

@@ -110,8 +110,9 @@ def point_of(page: "playwright.Page", graph: str, x: float, y: float) -> tuple[f
 
 
 def image_point(page: "playwright.Page", image: int) -> tuple[float, float]:
-    points = "document.querySelector('#image-overview-graph .js-plotly-plot')._fullData[0]"
-    x, y = page.evaluate(f"image => [{points}.x[image], {points}.y[image]]", image)
+    traces = "document.querySelector('#image-overview-graph .js-plotly-plot')._fullData"
+    has_it = f"{traces}.find(trace => isFinite(trace.x[image]))"
+    x, y = page.evaluate(f"image => {{ const own = {has_it}; return [own.x[image], own.y[image]]; }}", image)
     return point_of(page, "image-overview-graph", x, y)
 
 

@@ -165,15 +165,15 @@ def overview(values: list[float], selected: int | None = None, names: tuple[str,
 
 
 def test_a_points_place_in_its_trace_is_its_images_index():
-    known, unknown, _ = overview([0.1, NAN, 0.3, 0.4]).figure(LIGHT).data
-    np.testing.assert_array_equal(known.x, [0, NAN, NAN, 4])
-    np.testing.assert_array_equal(unknown.x, [NAN, 2, NAN, NAN])
+    right, wrong, unknown, _ = overview([0.1, 0.2, 0.3, NAN]).figure(LIGHT).data
+    np.testing.assert_array_equal(right.x, [0, NAN, NAN, NAN])
+    np.testing.assert_array_equal(wrong.x, [NAN, 2, NAN, NAN])
+    np.testing.assert_array_equal(unknown.x, [NAN, NAN, NAN, 4])
 
 
 def test_a_wrong_prediction_has_another_shape():
-    known, *_ = overview([0.1, 0.2, 0.3, 0.4]).figure(LIGHT).data
-    assert len(set(known.marker.symbol[[0, 2, 3]])) == 1
-    assert known.marker.symbol[1] != known.marker.symbol[0]
+    right, wrong, *_ = overview([0.1, 0.2, 0.3, 0.4]).figure(LIGHT).data
+    assert right.marker.symbol != wrong.marker.symbol
 
 
 def test_the_ring_is_around_the_selected_image_and_moves_without_a_new_figure():

@@ -28,8 +28,7 @@ DRAWN = "image-overview-drawn"  # what the points show; while it is the same, on
 COLOUR = "colour"
 
 COLOUR_LABELS = {"class": "class", "probability": "P(target)", "prediction": "right/wrong"}
-RING = 2  # the trace of the selected point's ring, over all others
-CIRCLE, CROSS = 0, 4  # Plotly's numbers of two symbols
+RING = 3  # the trace of the selected point's ring, over all others
 
 
 def layout() -> html.Section:
@@ -182,30 +181,23 @@ class Overview:
 
     def figure(self, colours: Palette) -> go.Figure:
         """A click or a hover reports the image's index as pointIndex."""
-        x, y = self.xy.astype(np.float32).T
+        size = point_size(len(self.xy))
         known = np.isfinite(self.colouring.values)
-        common = {"mode": "markers", "hoverinfo": "none"}
-        marker = {
-            "size": point_size(len(x)),
-            "symbol": np.where(self.wrong, CROSS, CIRCLE).astype(np.uint8),
-            "line": {"width": 0.5, "color": colours.muted},
-        }
-        coloured = marker | {
+        coloured = {
             "color": self.colouring.values.astype(np.float32),
             "colorscale": self.colouring.colorscale,
             "cmin": self.colouring.limits[0],
             "cmax": self.colouring.limits[1],
         }
-        ring = {
-            "size": point_size(len(x)) + 9,
-            "symbol": "circle-open",
-            "color": colours.accent,
-            "line": {"width": 3},
-        }
-        traces = [
-            go.Scattergl(x=np.where(shown_, x, np.nan), y=np.where(shown_, y, np.nan), marker=look, **common)
-            for shown_, look in ((known, coloured), (~known, marker | {"color": colours.unknown}))
-        ]
+        # A trace a shape: Plotly would check an array of shapes one by one, seconds for 20,000 images.
+        parts = (
+            (known & ~self.wrong, coloured | {"symbol": "circle"}),
+            (known & self.wrong, coloured | {"symbol": "x"}),
+            (~known, {"color": colours.unknown}),
+        )
+        outline = {"width": 0.5, "color": colours.muted}
+        traces = [self._points(of, look | {"size": size, "line": outline}) for of, look in parts]
+        ring = {"size": size + 9, "symbol": "circle-open", "color": colours.accent, "line": {"width": 3}}
         traces.append(go.Scattergl(**self._ring_place(), mode="markers", hoverinfo="skip", marker=ring))
         return graphs.figure(
             colours,
@@ -217,6 +209,11 @@ class Overview:
             xaxis={"visible": False},
             yaxis={"visible": False},
         )
+
+    def _points(self, of: Array, marker: dict[str, Any]) -> go.Scattergl:
+        """Points of some images. The others are in it without a place: a point's number is its image's."""
+        x, y = np.where(of, self.xy.T, np.float32(np.nan))
+        return go.Scattergl(x=x, y=y, mode="markers", hoverinfo="none", marker=marker)
 
     def moved_ring(self) -> Patch:
         """The change of a drawn figure to this selection."""
