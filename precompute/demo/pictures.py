@@ -33,8 +33,8 @@ CLASSES = (
 )  # fmt: skip
 
 SIZE = 64  # pixels a side: 8 x 8 patches of 8 pixels
-# Of the set a user sees. Chosen among seeds 3 to 19: the first on which the demo's model makes a usual number of mistakes
-# (7 of 144), each within a pair, and in more than one pair.
+# Of the set a user sees: from 3 on, the first seed on which the demo's model makes a usual number of mistakes
+# (7 of 144), each within a pair and not all in one.
 SEED = 9
 DRAWING = 1  # raise it when the same seed no longer gives the same pictures
 MARKER = "picture_set.json"  # written last: a folder that has it is complete
