@@ -64,6 +64,7 @@ def _axis(colours: Palette, text: str = "", **given: Any) -> dict[str, Any]:
         "gridcolor": colours.line,
         "linecolor": colours.line,
         "zeroline": False,
+        "exponentformat": "e",
         "tickfont": {"color": colours.muted},
         "title": {"text": text, "font": {"color": colours.muted, "size": FONT_SIZE}, "standoff": 6},
     }
@@ -85,5 +86,6 @@ def colorbar(colours: Palette, title: str) -> dict[str, Any]:
         "ypad": 0,
         "tickfont": {"color": colours.muted, "size": 11},
         "nticks": 5,
+        "exponentformat": "e",
         "title": {"text": title, "side": "right", "font": {"color": colours.muted, "size": 11}},
     }

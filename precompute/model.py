@@ -180,12 +180,21 @@ class ViT:
         embedded: Tensor = model.norm_pre(model.patch_drop(model._pos_embed(patches)))
         return embedded
 
-    def qkv(self, layer: int, resid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys (both normed where the model does) and values, each (image, head, token, head_channel)."""
+    def qkv(self, layer: int, resid: Tensor, heads: Sequence[int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (both normed where the model does) and values, each (image, head, token, head_channel).
+
+        Args:
+            resid: Input of the block, (image, token, channel).
+            heads: Of which heads; all by default.
+        """
         attention = self._attention(layer)
-        images, tokens, _ = resid.shape
-        projected = attention.qkv(self.model.blocks[layer].norm1(resid))
-        q, k, v = projected.reshape(images, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        weight, bias = attention.qkv.weight, attention.qkv.bias
+        if heads is not None:
+            rows = torch.arange(len(weight), device=weight.device).reshape(3, self.num_heads, self.head_dim)
+            rows = rows[:, list(heads)].flatten()
+            weight, bias = weight[rows], None if bias is None else bias[rows]
+        projected = F.linear(self.model.blocks[layer].norm1(resid), weight, bias)
+        q, k, v = projected.unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
         return attention.q_norm(q), attention.k_norm(k), v
 
     def attention(self, q: Tensor, k: Tensor) -> Tensor:
@@ -198,15 +207,14 @@ class ViT:
         output: Tensor = self._attention(layer).proj(context.transpose(1, 2).flatten(2))
         return output
 
-    def head_output(self, layer: int, context: Tensor, heads: Sequence[int] | None = None) -> Tensor:
-        """What `heads` (all) add to z, context W_O of their own columns, without the bias, (…, head, token, channel).
+    def head_output(self, layer: int, context: Tensor) -> Tensor:
+        """What each head adds to z: its context (…, head, token, head_channel) times its columns of W_O, without the
+        bias, (…, head, token, channel)."""
+        return torch.einsum("...htd,chd->...htc", context, self._output_weight(layer))
 
-        Args:
-            context: Their attention times values, (…, head, token, head_channel).
-        """
-        weight = self._attention(layer).proj.weight  # (channel, head * head_channel)
-        by_head = weight.reshape(self.embed_dim, self.num_heads, self.head_dim).permute(1, 2, 0)
-        return context @ (by_head if heads is None else by_head[list(heads)])
+    def heads_output(self, layer: int, context: Tensor, heads: Sequence[int]) -> Tensor:
+        """What `heads` together add to z, from their contexts (…, head, token, head_channel) → (…, token, channel)."""
+        return torch.einsum("...htd,chd->...tc", context, self._output_weight(layer)[:, list(heads)])
 
     def after_attention(self, layer: int, resid: Tensor, z: Tensor) -> Tensor:
         """Output of the block from its input and its z: LayerScale, both residual connections and the MLP."""
@@ -286,6 +294,11 @@ class ViT:
                 weights[f"{side}_norm_weight"] = torch.stack([n.weight for n in norms])
                 weights[f"{side}_norm_bias"] = torch.stack([_bias(n, n.weight) for n in norms])
         return {name: tensor.detach().float().cpu() for name, tensor in weights.items()}
+
+    def _output_weight(self, layer: int) -> Tensor:
+        """W_O by head, (channel, head, head_channel)."""
+        weight: Tensor = self._attention(layer).proj.weight.unflatten(1, (self.num_heads, self.head_dim))
+        return weight
 
     def _attention(self, layer: int) -> Attention:
         return self.model.blocks[layer].attn

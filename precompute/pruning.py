@@ -79,12 +79,16 @@ def prune(vit: ViT, base: Base, heads: Collection[tuple[int, int]], regions: Seq
             resid = vit.block(layer, resid) if layer < last else vit.last_block(resid)
             continue
         chosen = by_layer[layer]
-        # Before the first pruned layer all variants are the unpruned model, and its attention serves them all.
-        q, k, v = vit.qkv(layer, base.resid[layer] if layer == first else resid)
-        attn = vit.attention(q[:, chosen], k[:, chosen]).unflatten(0, (-1, images))  # (1 or regions, image, head, …)
-        z = base.z[first] if layer == first else vit.z(layer, vit.attention(q, k) @ v)
-        removed = (attn * pruned[:, None, None]) @ v[:, chosen].unflatten(0, (-1, images))
-        z_pruned = z.unflatten(0, (-1, images)) - vit.head_output(layer, removed, chosen).sum(dim=2)
+        if layer == first:
+            # All variants are still the unpruned model: its z is known, and its attention serves them all.
+            z, (q, k, v) = base.z[layer], vit.qkv(layer, base.resid[layer], chosen)
+        else:
+            q, k, v = vit.qkv(layer, resid)
+            z = vit.z(layer, vit.attention(q, k) @ v)
+            q, k, v = q[:, chosen], k[:, chosen], v[:, chosen]
+        attn = vit.attention(q, k).unflatten(0, (-1, images))  # (1 or regions, image, head, query, key)
+        removed = (attn * pruned[:, None, None]) @ v.unflatten(0, (-1, images))
+        z_pruned = z.unflatten(0, (-1, images)) - vit.heads_output(layer, removed, chosen)
         distance[layer] = z_distances(vit, base.z[layer], z_pruned)
         rows = vit.read_tokens if layer == last and vit.read_tokens else slice(None)
         resid = vit.after_attention(layer, resid[:, rows], z_pruned.flatten(0, 1)[:, rows])

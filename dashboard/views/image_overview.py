@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html
+from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
 
 from dashboard import graphs
 from dashboard.data import MOST_CLASS_COLOURS, Array, Shelf, StudyFacts, predictions, read
@@ -28,6 +28,7 @@ DRAWN = "image-overview-drawn"  # what the points show; while it is the same, on
 COLOUR = "colour"
 
 COLOUR_LABELS = {"class": "class", "probability": "P(target)", "prediction": "right/wrong"}
+OUTLINED = 4  # pixels; an outline of smaller points would hide their colour
 RING = 3  # the trace of the selected point's ring, over all others
 
 
@@ -60,20 +61,13 @@ def register(app: Dash, shelf: Shelf) -> None:
 
         def view(facts: StudyFacts, chosen: Selection) -> tuple[tuple[Any, ...], Any]:
             overview = Overview.of(facts, chosen, colours)
-            key = overview.key(chosen, str(theme))
-            if key == drawn:
-                return (
-                    overview.moved_ring(),
-                    overview.legend(colours),
-                    pictures_url(facts),
-                    key,
-                ), overview.reading
-            return (
-                overview.figure(colours),
-                overview.legend(colours),
-                pictures_url(facts),
-                key,
-            ), overview.reading
+            key = [overview.key(chosen, str(theme)), chosen.image]
+            before = drawn if isinstance(drawn, list) and len(drawn) == len(key) else [None, None]
+            if key == before:
+                figure: Any = no_update
+            else:
+                figure = overview.moved_ring() if key[0] == before[0] else overview.figure(colours)
+            return (figure, overview.legend(colours), pictures_url(facts), key), overview.reading
 
         shown_, reading = shown(shelf, data, view, (graphs.blank(colours), None, None, None))
         return *shown_, reading
@@ -195,7 +189,7 @@ class Overview:
             (known & self.wrong, coloured | {"symbol": "x"}),
             (~known, {"color": colours.unknown}),
         )
-        outline = {"width": 0.5, "color": colours.muted}
+        outline = {"width": 0.5 if size > OUTLINED else 0, "color": colours.muted}
         traces = [self._points(of, look | {"size": size, "line": outline}) for of, look in parts]
         ring = {"size": size + 9, "symbol": "circle-open", "color": colours.accent, "line": {"width": 3}}
         traces.append(go.Scattergl(**self._ring_place(), mode="markers", hoverinfo="skip", marker=ring))
