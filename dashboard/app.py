@@ -52,9 +52,7 @@ def create_app(settings: Settings) -> Dash:
         health_endpoint="health",
         serve_locally=True,
     )
-    app.index_string = PAGE.replace("ASSETS", app.get_asset_url("").rstrip("/")).replace(
-        "COLOURS", theme.css()
-    )
+    app.index_string = PAGE.replace("ASSETS", app.get_asset_url("").rstrip("/")).replace("COLOURS", theme.css())
     app.layout = lambda: layout(shelf)
     for view in VIEWS:
         view.register(app, shelf)
@@ -88,6 +86,4 @@ def layout(shelf: Shelf) -> html.Div:
 def serve(settings: Settings) -> None:
     """Answer on the host and port of the settings until the process is stopped."""
     app = create_app(settings)
-    waitress.serve(
-        app.server, host=settings.host, port=settings.port, threads=settings.threads, ident="headscope"
-    )
+    waitress.serve(app.server, host=settings.host, port=settings.port, threads=settings.threads, ident="headscope")

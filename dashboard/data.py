@@ -245,9 +245,7 @@ def per_image(study: Study, metric: str, layer: int, head: int) -> Array:
 
 def of_image(study: Study, name: str, image: int, metric: str | None = None) -> Array:
     """One image's row of an array of (image, layer, head), or of one metric of importance: (layer, head)."""
-    return (
-        read(study, name, image) if metric is None else read(study, name, study.metric_index(metric), image)
-    )
+    return read(study, name, image) if metric is None else read(study, name, study.metric_index(metric), image)
 
 
 @dataclass(frozen=True)

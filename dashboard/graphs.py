@@ -25,11 +25,7 @@ def graph(graph_id: str, zoom: bool = False) -> dcc.Graph:
         zoom: Whether the wheel zooms, and a bar saves the picture and zooms back. Without, it is hovered and
             clicked only.
     """
-    bar = (
-        {"modeBarButtons": [["toImage", "resetScale2d"]], "scrollZoom": True}
-        if zoom
-        else {"displayModeBar": False}
-    )
+    bar = {"modeBarButtons": [["toImage", "resetScale2d"]], "scrollZoom": True} if zoom else {"displayModeBar": False}
     config = CONFIG | bar
     return dcc.Graph(
         id=graph_id,

@@ -96,9 +96,7 @@ def image_words(study: Study, index: int) -> dict[str, str]:
     label, predicted = int(told.label[index]), int(told.predicted[index])
     words["true"] = short_name(names[label]) if label >= 0 else ""
     words["predicted"] = short_name(names[predicted]) if predicted >= 0 else "not finite"
-    words["probability"] = (
-        number(float(read(study, "probability", index)[predicted])) if predicted >= 0 else "–"
-    )
+    words["probability"] = number(float(read(study, "probability", index)[predicted])) if predicted >= 0 else "–"
     return words
 
 

@@ -120,6 +120,5 @@ def css() -> str:
 def _variables(colours: Palette) -> str:
     values = {field.name: getattr(colours, field.name) for field in fields(colours)}
     return "".join(
-        f"--{name}:{','.join(value) if isinstance(value, tuple) else value};"
-        for name, value in values.items()
+        f"--{name}:{','.join(value) if isinstance(value, tuple) else value};" for name, value in values.items()
     )

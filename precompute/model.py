@@ -190,9 +190,9 @@ class ViT:
         attention = self._attention(layer)
         weight, bias = attention.qkv.weight, attention.qkv.bias
         if heads is not None:
-            rows = torch.arange(len(weight), device=weight.device).reshape(3, self.num_heads, self.head_dim)
-            rows = rows[:, list(heads)].flatten()
-            weight, bias = weight[rows], None if bias is None else bias[rows]
+            by_head = (3, self.num_heads, self.head_dim)
+            weight = weight.unflatten(0, by_head)[:, list(heads)].flatten(0, 2)
+            bias = None if bias is None else bias.unflatten(0, by_head)[:, list(heads)].flatten()
         projected = F.linear(self.model.blocks[layer].norm1(resid), weight, bias)
         q, k, v = projected.unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
         return attention.q_norm(q), attention.k_norm(k), v

@@ -107,4 +107,3 @@ def softmax(scores: Float) -> Float:
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
     return scores
-

@@ -110,7 +110,9 @@ SCHEMA: dict[str, ArraySpec] = {
         "class",
     ),
     "norm1_weight": _weight(("layer", "channel"), "layer", "Scale of the norm before each attention layer."),
-    "norm1_bias": _weight(("layer", "channel"), "layer", "Shift of the norm before each attention layer; 0 where it has none."),
+    "norm1_bias": _weight(
+        ("layer", "channel"), "layer", "Shift of the norm before each attention layer; 0 where it has none."
+    ),
     "query_weight": _weight(
         ("layer", "head", "head_channel", "channel"), "layer", "W_Q of each head: q = W_Q · norm1(x) + b_Q."
     ),

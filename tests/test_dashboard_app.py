@@ -128,22 +128,15 @@ def wired(app: Dash) -> set[str]:
     entries = app.callback_map.items()
     read = {each["id"] for _, entry in entries for part in ("inputs", "state") for each in entry[part]}
     written = {
-        name.rsplit(".", 1)[0]
-        for output, entry in entries
-        if not entry["no_output"]
-        for name in names_of(output)
+        name.rsplit(".", 1)[0] for output, entry in entries if not entry["no_output"] for name in names_of(output)
     }
     return read | written
 
 
 def in_layout(root: Component) -> tuple[set[str], list[set[str]]]:
     """Ids of the layout: plain ones, and the keys of those of patterns."""
-    every = [
-        component.id for component in [root, *root._traverse()] if getattr(component, "id", None) is not None
-    ]
-    return {each for each in every if isinstance(each, str)}, [
-        set(each) for each in every if isinstance(each, dict)
-    ]
+    every = [component.id for component in [root, *root._traverse()] if getattr(component, "id", None) is not None]
+    return {each for each in every if isinstance(each, str)}, [set(each) for each in every if isinstance(each, dict)]
 
 
 def test_every_id_of_a_callback_is_in_the_layout(app: Dash, shelf: Shelf):
@@ -530,9 +523,7 @@ def test_a_caption_says_what_is_known(client: Any, shelf: Shelf):
         "{pictures}/image/8.json",
     ],
 )
-def test_a_picture_that_is_not_there_is_404_or_the_page_and_never_an_error(
-    client: Any, shelf: Shelf, path: str
-):
+def test_a_picture_that_is_not_there_is_404_or_the_page_and_never_an_error(client: Any, shelf: Shelf, path: str):
     answer = client.get(path.format(pictures=pictures(shelf)))
     # Dash answers every address that is no route with the page itself.
     assert answer.status_code == 404 or b"react-entry-point" in answer.data
@@ -563,10 +554,7 @@ def bodies(app: Dash) -> dict[str, dict[str, Any]]:
         calls[output] = {
             "output": output,
             "outputs": places if output.startswith("..") else places[0],
-            **{
-                part: [_place(each["id"], each["property"]) for each in entry[part]]
-                for part in ("inputs", "state")
-            },
+            **{part: [_place(each["id"], each["property"]) for each in entry[part]] for part in ("inputs", "state")},
             "changedPropIds": [],
         }
     return calls
@@ -616,10 +604,7 @@ MALFORMED = [
     *({"inputs": bad} for bad in (None, {}, [None], [[]], [{"id": "x"}], "x")),
     *({"state": bad} for bad in ([1], {}, "x")),
     *({"outputs": bad} for bad in (None, [], {}, "x", [None], [{"id": None}], [[]] * 5)),
-    *(
-        {"changedPropIds": bad}
-        for bad in (None, 1, "x", [None], ["nodot"], ["{bad json.x"], ['{"a":1}'], [[]])
-    ),
+    *({"changedPropIds": bad} for bad in (None, 1, "x", [None], ["nodot"], ["{bad json.x"], ['{"a":1}'], [[]])),
 ]
 
 

@@ -135,9 +135,7 @@ def test_the_first_page_is_never_empty_and_fits_the_screen(page: "playwright.Pag
         assert page.evaluate(f"[{root}.scrollWidth, {root}.scrollHeight]") == [size["width"], size["height"]]
 
 
-def test_a_click_on_a_point_selects_its_image_everywhere_and_again_releases_it(
-    page: "playwright.Page", address: str
-):
+def test_a_click_on_a_point_selects_its_image_everywhere_and_again_releases_it(page: "playwright.Page", address: str):
     opened(page, address + "?study=first&image=")
     click(page, *image_point(page, 7))
     expect_address(page, "image=set/photo%20007.png")
@@ -245,9 +243,7 @@ def test_the_theme_changes_page_and_figures_and_is_kept(page: "playwright.Page",
 def test_no_graph_has_a_button_that_shares_it(page: "playwright.Page", address: str):
     opened(page, address)
     page.hover("#image-overview-graph")
-    titles = page.eval_on_selector_all(
-        ".modebar-btn", "buttons => buttons.map(button => button.dataset.title)"
-    )
+    titles = page.eval_on_selector_all(".modebar-btn", "buttons => buttons.map(button => button.dataset.title)")
     assert titles
     assert not [title for title in titles if "share" in title.lower() or "cloud" in title.lower()]
 

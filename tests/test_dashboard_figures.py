@@ -24,9 +24,7 @@ SUMMARY = Summary(MEAN, np.full((2, 3), 0.05), np.full((2, 3), 9))
 HOLED = np.array([[0.1, NAN, 0.3], [NAN, NAN, 0.6]])
 
 
-def curve(
-    mean: np.ndarray = MEAN, counted: int = 9, own: np.ndarray | None = None, unpruned: float | None = None
-):
+def curve(mean: np.ndarray = MEAN, counted: int = 9, own: np.ndarray | None = None, unpruned: float | None = None):
     spread = Summary(mean, np.where(np.isfinite(mean), 0.05, NAN), np.where(np.isfinite(mean), counted, 0))
     return head_importance.Curve(spread, own, unpruned)
 
@@ -238,15 +236,11 @@ def test_a_head_that_looks_nowhere_is_black_not_an_error(num_prefix: int):
 
 
 def test_a_row_of_the_table_has_values_and_places_by_size():
-    row = head_card.row(
-        "JSD", np.array([[0.5, -0.9], [NAN, 0.1]]), replace(SUMMARY, mean=MEAN[:, :2]), CHOSEN
-    )
+    row = head_card.row("JSD", np.array([[0.5, -0.9], [NAN, 0.1]]), replace(SUMMARY, mean=MEAN[:, :2]), CHOSEN)
     assert (row.mean, row.mean_place, row.heads) == (0.4, 2, 4)
     assert np.isnan(row.here)
     assert row.here_place == 0
-    first = head_card.row(
-        "JSD", np.array([[0.5, -0.9], [NAN, 0.1]]), SUMMARY, replace(CHOSEN, layer=0, head=1)
-    )
+    first = head_card.row("JSD", np.array([[0.5, -0.9], [NAN, 0.1]]), SUMMARY, replace(CHOSEN, layer=0, head=1))
     assert (first.here, first.here_place) == (-0.9, 1)
 
 

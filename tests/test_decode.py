@@ -152,9 +152,7 @@ def test_a_transparent_colour_of_a_png_lies_over_grey():
 
 
 def test_cmyk_is_converted_plainly_and_jpeg_cmyk_is_read_as_inverted():
-    corners = np.array(
-        [[[0, 0, 0, 0], [255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 0], [0, 0, 0, 255]]], dtype=np.uint8
-    )
+    corners = np.array([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 0], [0, 0, 0, 255]]], dtype=np.uint8)
     wanted = [[[255, 255, 255], [0, 255, 255], [255, 0, 255], [255, 255, 0], [0, 0, 0]]]
     picture = Image.fromarray(corners, "CMYK")
     np.testing.assert_array_equal(pixels(encoded(picture, "TIFF")), wanted)
@@ -242,9 +240,7 @@ def test_exif_orientation_is_applied_once(kind, orientation):
     exif[0x0112] = orientation
     upright = NOISE
     if kind == "JPEG":  # blocks of one colour survive JPEG in any orientation
-        upright = np.kron(np.array([[40, 90], [140, 190], [240, 20]]), np.ones((16, 16)))[..., None].repeat(
-            3, 2
-        )
+        upright = np.kron(np.array([[40, 90], [140, 190], [240, 20]]), np.ones((16, 16)))[..., None].repeat(3, 2)
         upright = upright.astype(np.uint8)
     options = {"PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}, "JPEG": {"quality": 100}}[kind]
     stored = np.ascontiguousarray(STORED[orientation](upright))
@@ -359,9 +355,7 @@ def test_a_file_cut_anywhere_before_its_last_pixel_is_refused(kind):
 
 def test_a_bomb_is_refused_before_its_pixels_and_pillow_is_left_as_it_was():
     limit, filters = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
-    bomb = png(
-        10_000, 10_000, 8, 2, bytes(30_001 * 10_000 // 100)
-    )  # 100 megapixels in 3 kB: Pillow only warns
+    bomb = png(10_000, 10_000, 8, 2, bytes(30_001 * 10_000 // 100))  # 100 megapixels in 3 kB: Pillow only warns
     began = time.perf_counter()
     for action in ("ignore", "error"):
         with warnings.catch_warnings():
@@ -584,10 +578,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path):
     done = subprocess.run([sys.executable, script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
     assert done.returncode != 0
-    assert (
-        f"{DecoderStartError.__name__}: no process to decode in could be started; if this is a script"
-        in done.stderr
-    )
+    assert f"{DecoderStartError.__name__}: no process to decode in could be started; if this is a script" in done.stderr
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

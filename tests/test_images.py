@@ -138,9 +138,7 @@ def test_per_class_keeps_the_first_of_each_class_and_of_the_unlabelled(tmp_path)
 
 def test_a_csv_lists_paths_relative_to_its_folder(tmp_path):
     touch(tmp_path, "x/b.jpg", "x/a.dat", "not listed.jpg")
-    file = csv_in(
-        tmp_path, "\ufeffPath,source,Label", f"{tmp_path}/x/b.jpg,web,dog", "", 'x/../x/a.dat,,"cat, big"'
-    )
+    file = csv_in(tmp_path, "\ufeffPath,source,Label", f"{tmp_path}/x/b.jpg,web,dog", "", 'x/../x/a.dat,,"cat, big"')
     found = find_images(file)
     assert found.source == file
     assert [(entry.id, entry.label, entry.refused) for entry in found.entries] == [
@@ -173,14 +171,10 @@ def test_a_csv_cannot_reach_out_through_a_symlinked_folder(tmp_path):
     assert entries[1].refused == "a symlink that leads out of the folder; copy the picture here instead"
 
 
-@pytest.mark.parametrize(
-    "outside", ["../secret.jpg", "/etc/passwd", "x/../../secret.jpg", "../set-evil/a.jpg"]
-)
+@pytest.mark.parametrize("outside", ["../secret.jpg", "/etc/passwd", "x/../../secret.jpg", "../set-evil/a.jpg"])
 def test_a_csv_path_outside_its_folder_is_an_error_naming_the_line(tmp_path, outside):
     touch(tmp_path, "secret.jpg", "set-evil/a.jpg", "set/a.jpg")
-    with pytest.raises(
-        ImageSourceError, match=r"line 3 of .*set\.csv names '.*', which is outside .*set; write paths"
-    ):
+    with pytest.raises(ImageSourceError, match=r"line 3 of .*set\.csv names '.*', which is outside .*set; write paths"):
         find_images(csv_in(tmp_path / "set", "path", "a.jpg", outside))
 
 
@@ -218,9 +212,7 @@ def test_a_csv_in_another_encoding_is_an_error(tmp_path):
 
 
 def test_no_source_says_so_and_what_to_give(tmp_path):
-    with pytest.raises(
-        ImageSourceError, match=r"there is no folder or CSV .*nowhere; check the spelling, or give"
-    ):
+    with pytest.raises(ImageSourceError, match=r"there is no folder or CSV .*nowhere; check the spelling, or give"):
         find_images(tmp_path / "nowhere")
     touch(tmp_path, "photo.jpg")
     with pytest.raises(
@@ -235,9 +227,7 @@ def test_a_folder_without_pictures_says_what_counts(tmp_path):
     ):
         find_images(tmp_path)
     touch(tmp_path, "README.md", "data.json")
-    with pytest.raises(
-        ImageSourceError, match=r"but other files: README\.md, data\.json \(2 in all\)\. Files"
-    ):
+    with pytest.raises(ImageSourceError, match=r"but other files: README\.md, data\.json \(2 in all\)\. Files"):
         find_images(tmp_path)
 
 
@@ -257,7 +247,4 @@ def test_the_fingerprint_is_of_names_and_contents_whatever_the_order():
     pairs = [("b", "2" * 64), ("a", "1" * 64)]
     assert fingerprint(pairs) == fingerprint(reversed(pairs))
     assert fingerprint(pairs) == sha256(f"a\0{'1' * 64}\nb\0{'2' * 64}\n".encode()).hexdigest()
-    assert (
-        len({fingerprint(pairs), fingerprint(pairs[:1]), fingerprint([]), fingerprint([("b", "1" * 64)])})
-        == 4
-    )
+    assert len({fingerprint(pairs), fingerprint(pairs[:1]), fingerprint([]), fingerprint([("b", "1" * 64)])}) == 4

@@ -79,9 +79,7 @@ def test_a_whole_name_wins_over_a_later_synonym_of_another_class():
     [("crane", r"2 \(crane\) and 3 \(crane\)"), ("Maillot", r"4 \(maillot\) and 5 \(maillot, tank suit\)")],
 )
 def test_a_name_of_two_classes_is_an_error_with_both_indices(label, both):
-    with pytest.raises(
-        LabelError, match=f"label '{label}' could be class {both}; say which with --label-map CSV"
-    ):
+    with pytest.raises(LabelError, match=f"label '{label}' could be class {both}; say which with --label-map CSV"):
         match_labels(["tench", label], CLASSES)
 
 
@@ -128,9 +126,7 @@ def test_a_map_names_classes_by_index_wnid_or_name_and_may_leave_one_out(tmp_pat
 
 def test_a_map_decides_alone(tmp_path):
     assert index(["tench"], CLASSES, written(tmp_path, "label,class\ntench,3\n")) == [3]
-    with pytest.raises(
-        LabelError, match=r"has no line for 1 of 2 labels: tench; add a line `label,class` for each"
-    ):
+    with pytest.raises(LabelError, match=r"has no line for 1 of 2 labels: tench; add a line `label,class` for each"):
         match_labels(["tench", "x"], CLASSES, written(tmp_path, "label,class\nx,3\n"))
 
 
@@ -158,9 +154,7 @@ def test_a_map_that_cannot_be_understood_names_the_line(tmp_path, text, message)
 
 
 def test_a_map_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(
-        LabelError, match=r"nowhere\.csv cannot be read: No such file or directory; check the path"
-    ):
+    with pytest.raises(LabelError, match=r"nowhere\.csv cannot be read: No such file or directory; check the path"):
         match_labels(["a"], CLASSES, tmp_path / "nowhere.csv")
 
 

@@ -25,9 +25,7 @@ def choice(name: str, labels: Mapping[str, str], title: str) -> html.Div:
     )
 
 
-def pressed(
-    values: list[str], chosen: str, reasons: Mapping[str, str]
-) -> tuple[list[str], list[bool], list[str]]:
+def pressed(values: list[str], chosen: str, reasons: Mapping[str, str]) -> tuple[list[str], list[bool], list[str]]:
     """Of each button: its class, whether it is disabled, and why, for `reasons` by value."""
     classes = ["option on" if value == chosen else "option" for value in values]
     return classes, [value in reasons for value in values], [reasons.get(value, "") for value in values]

@@ -37,12 +37,8 @@ MOST_SUGGESTED = 12
 
 def layout() -> list[html.Section]:
     matrix = [
-        html.Div(
-            [html.Canvas(className="paint"), html.Canvas(className="cross")], id=MATRIX, className="matrix"
-        ),
-        html.Div(
-            [html.Div(id=MATRIX_LEGEND, className="legend"), html.Div(id=MATRIX_READOUT, className="readout")]
-        ),
+        html.Div([html.Canvas(className="paint"), html.Canvas(className="cross")], id=MATRIX, className="matrix"),
+        html.Div([html.Div(id=MATRIX_LEGEND, className="legend"), html.Div(id=MATRIX_READOUT, className="readout")]),
     ]
     masks = html.Div(
         [
@@ -127,9 +123,7 @@ def view(facts: StudyFacts, chosen: Selection) -> tuple[dict[str, Any] | None, A
     index = facts.image_indices[chosen.image]
     attn = facts.study.attention(index, chosen.layer, chosen.head)
     if not np.isfinite(attn).all():
-        return None, problem(
-            f"attention of {chosen.label} on {chosen.image} is not finite; other heads may be"
-        )
+        return None, problem(f"attention of {chosen.label} on {chosen.image} is not finite; other heads may be")
     sent = encoded(attn, len(facts.prefix_tokens)) | {
         "label": chosen.label,
         "image": image_url(facts, index),
@@ -140,11 +134,7 @@ def view(facts: StudyFacts, chosen: Selection) -> tuple[dict[str, Any] | None, A
         "small": facts.study.sizes["y"],
     }
     rebuilt = facts.study.attention_source == "rebuilt"
-    how = (
-        "Computed again from the residual stream, in float32"
-        if rebuilt
-        else "As the model computed it, in float16"
-    )
+    how = "Computed again from the residual stream, in float32" if rebuilt else "As the model computed it, in float16"
     return sent, html.Span(f"Rows look at columns, and sum to 1.{' Rebuilt.' if rebuilt else ''}", title=how)
 
 
@@ -183,9 +173,7 @@ def encoded(attn: Array, num_prefix: int) -> dict[str, Any]:
     """
     tokens = np.arange(len(attn))
     is_prefix = (tokens[:, None] < num_prefix) | (tokens < num_prefix)
-    most = {
-        name: float(attn[part].max(initial=0)) for name, part in (("cls", is_prefix), ("patch", ~is_prefix))
-    }
+    most = {name: float(attn[part].max(initial=0)) for name, part in (("cls", is_prefix), ("patch", ~is_prefix))}
     scale = np.where(is_prefix, most["cls"] or 1, most["patch"] or 1)
     steps = np.round(STEPS * np.sqrt(np.clip(attn / scale, 0, 1))).astype(np.uint8)
     return {

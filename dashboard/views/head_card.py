@@ -18,9 +18,7 @@ LABEL = "head-card-label"
 
 
 def layout() -> html.Section:
-    return panel(
-        "head-card", "Selected head", READING, html.Div(id=TABLE), html.Span(id=LABEL, className="selected")
-    )
+    return panel("head-card", "Selected head", READING, html.Div(id=TABLE), html.Span(id=LABEL, className="selected"))
 
 
 def register(app: Dash, shelf: Shelf) -> None:
@@ -115,9 +113,7 @@ def _line(each: Row, with_image: bool, columns: int) -> html.Tr:
         said = html.Td(each.why, colSpan=columns - 1, className="absent", title=each.why)
         return html.Tr([html.Th(each.label), said])
     here = (
-        []
-        if not with_image or each.here is None
-        else [html.Td(number(each.here)), _place(each.here_place, each.heads)]
+        [] if not with_image or each.here is None else [html.Td(number(each.here)), _place(each.here_place, each.heads)]
     )
     spread = html.Td([number(each.mean), html.Small(f" ± {number(each.sd)}")])
     return html.Tr([html.Th(each.label), *here, spread, _place(each.mean_place, each.heads)])

@@ -30,9 +30,7 @@ def layout() -> html.Section:
 
 
 def register(app: Dash, shelf: Shelf) -> None:
-    @app.callback(
-        Output(GRAPH, "figure"), Output(READING, "children"), Input(SELECTION, "data"), Input(THEME, "data")
-    )
+    @app.callback(Output(GRAPH, "figure"), Output(READING, "children"), Input(SELECTION, "data"), Input(THEME, "data"))
     def draw(data: object, theme: object) -> tuple[go.Figure, Any]:
         colours = palette(theme)
 

@@ -33,9 +33,7 @@ def layout(entries: list[StudyEntry]) -> html.Header:
             dbc.Select(id=STUDY, options=options(entries), size="sm", className="study-picker"),
             html.Div(id=FACTS, className="study-facts"),
             html.Div(id=CAVEATS, className="caveats"),
-            html.Button(
-                "◐", id=TOGGLE, className="icon", title="Light or dark", **{"aria-label": "Light or dark"}
-            ),
+            html.Button("◐", id=TOGGLE, className="icon", title="Light or dark", **{"aria-label": "Light or dark"}),
             html.Button("?", id=HELP_OPEN, className="icon", title="Help (?)", **{"aria-label": "Help"}),
             dcc.Store(id=THEME),
             help_window(),
@@ -53,9 +51,7 @@ def register(app: Dash, shelf: Shelf) -> None:
 
         return shown(shelf, data, view, "")
 
-    app.clientside_callback(
-        ClientsideFunction("page", "theme"), Output(THEME, "data"), Input(TOGGLE, "n_clicks")
-    )
+    app.clientside_callback(ClientsideFunction("page", "theme"), Output(THEME, "data"), Input(TOGGLE, "n_clicks"))
 
     @app.callback(
         Output(HELP, "is_open"),
@@ -150,9 +146,7 @@ def _nonfinite(attrs: dict[str, Any], image_ids: list[str]) -> Caveat | None:
     images = attrs.get("nonfinite", {}).get("images", [])
     if not images:
         return None
-    said = (
-        "Some numbers of these images are NaN or infinite: gaps in the views, and never first in a ranking."
-    )
+    said = "Some numbers of these images are NaN or infinite: gaps in the views, and never first in a ranking."
     listed = _some(image_ids[image] for image in images)
     return Caveat("nonfinite", f"{len(images):,} not finite", (said, *listed))
 
@@ -177,9 +171,7 @@ def _chip(caveat: Caveat) -> tuple[html.Button, dbc.Popover]:
     button_id = f"caveat-{caveat.kind}"
     button = html.Button(caveat.label, id=button_id, className="chip loud" if caveat.loud else "chip")
     body = dbc.PopoverBody([html.P(line) for line in caveat.said])
-    return button, dbc.Popover(
-        body, target=button_id, trigger="legacy", placement="bottom", class_name="caveat"
-    )
+    return button, dbc.Popover(body, target=button_id, trigger="legacy", placement="bottom", class_name="caveat")
 
 
 def help_window() -> dbc.Modal:
@@ -219,12 +211,8 @@ def help_window() -> dbc.Modal:
             dbc.ModalBody(
                 [
                     html.Dl([part for name, said in views for part in (html.Dt(name), html.Dd(said))]),
-                    html.Table(
-                        html.Tbody([html.Tr([html.Td(html.Kbd(key)), html.Td(said)]) for key, said in keys])
-                    ),
-                    html.P(
-                        "The page's address holds everything that is picked: copy it to share what you see."
-                    ),
+                    html.Table(html.Tbody([html.Tr([html.Td(html.Kbd(key)), html.Td(said)]) for key, said in keys])),
+                    html.P("The page's address holds everything that is picked: copy it to share what you see."),
                     html.P(f"After {PAPER}.", className="source"),
                 ]
             ),

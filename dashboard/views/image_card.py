@@ -26,9 +26,7 @@ def layout() -> html.Section:
         "release", id=RELEASE, className="option", n_clicks=0, title="Show the means over all images (Esc)"
     )
     search = dbc.Input(id=SEARCH, placeholder="find id ( / )", size="sm", autocomplete="off")
-    return panel(
-        "image-card", "Selected image", READING, html.Div(id=CARD, className="image-facts"), [search, release]
-    )
+    return panel("image-card", "Selected image", READING, html.Div(id=CARD, className="image-facts"), [search, release])
 
 
 def register(app: Dash, shelf: Shelf) -> None:
@@ -71,9 +69,7 @@ def image_facts(facts: StudyFacts, index: int) -> list[Any]:
     told, names = predictions(study), study.class_names
     label, predicted = int(told.label[index]), int(told.predicted[index])
     probabilities = read(study, "probability", index)
-    parts = _term(
-        "True class", short_name(names[label]) if label >= 0 else "no label", "" if label >= 0 else "absent"
-    )
+    parts = _term("True class", short_name(names[label]) if label >= 0 else "no label", "" if label >= 0 else "absent")
     if predicted < 0:
         return parts + _term("Predicted", "not finite", "wrong")
     verdict = "" if label < 0 else "right" if label == predicted else "wrong"
@@ -95,9 +91,7 @@ def _term(name: str, said: str, kind: str = "") -> list[Any]:
 def _bar(name: str, probability: float, is_label: bool) -> html.Div:
     """One class; the true one is bold, as in the paper."""
     bar = html.Div(html.I(className="bar", style={"width": f"{100 * probability:.1f}%"}), className="track")
-    words = html.Span(
-        [html.Span(short_name(name), className="name"), html.Small(number(probability))], title=name
-    )
+    words = html.Span([html.Span(short_name(name), className="name"), html.Small(number(probability))], title=name)
     return html.Div([words, bar], className="top label" if is_label else "top")
 
 

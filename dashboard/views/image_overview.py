@@ -40,9 +40,7 @@ def layout() -> html.Section:
         dcc.Store(id=PICTURES),
         dcc.Store(id=DRAWN),
     ]
-    return panel(
-        "image-overview", "Images", READING, body, choice(COLOUR, COLOUR_LABELS, "Colour of the points")
-    )
+    return panel("image-overview", "Images", READING, body, choice(COLOUR, COLOUR_LABELS, "Colour of the points"))
 
 
 def register(app: Dash, shelf: Shelf) -> None:
@@ -225,17 +223,10 @@ class Overview:
         entries: list[Any] = []
         ramp, names = self.colouring.ramp, self.colouring.names
         if names:
-            entries += [
-                _entry(name, colour, "✕" * (name == "wrong"))
-                for name, colour in zip(names, ramp, strict=True)
-            ]
+            entries += [_entry(name, colour, "✕" * (name == "wrong")) for name, colour in zip(names, ramp, strict=True)]
         elif ramp[0] != ramp[-1]:
-            bar = html.I(
-                className="ramp", style={"background": f"linear-gradient(to right, {', '.join(ramp)})"}
-            )
-            entries.append(
-                html.Span([f"P(target) {self.colouring.limits[0]:g}", bar, f"{self.colouring.limits[1]:g}"])
-            )
+            bar = html.I(className="ramp", style={"background": f"linear-gradient(to right, {', '.join(ramp)})"})
+            entries.append(html.Span([f"P(target) {self.colouring.limits[0]:g}", bar, f"{self.colouring.limits[1]:g}"]))
         placed = np.isfinite(self.xy).all(axis=1)
         if not np.isfinite(self.colouring.values[placed]).all():
             entries.append(_entry("unknown", colours.unknown))
@@ -249,9 +240,7 @@ class Overview:
 def _entry(name: str, colour: str, shape: str = "") -> html.Span:
     """A dot, or a shape, and what it stands for."""
     dot = html.I(className="dot", style={"background": colour})
-    return html.Span(
-        [html.I(shape, className="shape", style={"color": colour}) if shape else dot, name], title=name
-    )
+    return html.Span([html.I(shape, className="shape", style={"color": colour}) if shape else dot, name], title=name)
 
 
 def vector_of(study: Study, metric: str) -> str:
@@ -297,11 +286,7 @@ def _by_class(label: Array, names: list[str], selected: int | None, colours: Pal
 
 def reading(vector: str) -> str:
     """How to read the points."""
-    by = (
-        "P(target), each head pruned"
-        if vector == "pruned_probability"
-        else f"{METRICS[vector].label} of each head"
-    )
+    by = "P(target), each head pruned" if vector == "pruned_probability" else f"{METRICS[vector].label} of each head"
     return f"Neighbours are alike in {by}."
 
 

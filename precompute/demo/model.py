@@ -34,7 +34,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_model  # type: ignore[untyped-decorator]  # timm's types are not followed
+@register_model
 def headscope_demo(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """6 layers of 4 heads, 8 x 8 patches and a class token; `pretrained` reads WEIGHTS, from disk."""
     shape = {"img_size": SIZE, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4}
