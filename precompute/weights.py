@@ -26,7 +26,7 @@ from precompute.model import SUPPORTED, ViT
 
 # timm's modules of plain ViTs, and the names in them whose blocks are something else (tests build every one).
 _MODULES = ("vision_transformer", "deit")
-_OTHER_BLOCKS = ("beit3_", "_18x2_", "_rpn_", "_xp_", "pwee_", "_dlittle_")
+_OTHER_BLOCKS = ("beit3_", "_18x2_", "_rpn_", "_xp_", "pwee_", "_dwee_", "_dlittle_")
 _DEMO = "headscope_demo"
 
 # A header larger than this describes no ViT: 500,000 empty tensors cost 11 s and 442 MB to read.
