@@ -271,8 +271,10 @@ def _compute_demo(settings: Settings) -> None:
 def _compute(request: StudyRequest, settings: Settings, *, dry_run: bool, as_json: bool) -> None:
     """Compute a study and say what came out, or what it would cost."""
     from workers import study as pipeline
+    from workers.memory import keep_freed_memory
     from workers.prepare import prepare
 
+    keep_freed_memory()
     with _stopping() as check, _bars(quiet=as_json) as show:
 
         def bars(stage: str, done: int, of: int, counted: str) -> None:

@@ -1,0 +1,57 @@
+"""python -m benchmarks: measure, and write a table of Markdown."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from benchmarks.accuracy import accuracy_table, precision_table
+from benchmarks.computing import capture_table, chunk_table, importance_table, memory_table, modes_table
+from benchmarks.measuring import described
+from benchmarks.storing import store_table
+from workers.memory import keep_freed_memory
+
+TINY, SMALL, BASE = (f"{name}_patch16_224" for name in ("deit_tiny", "vit_small", "vit_base"))
+BENCHMARKS = {
+    "importance": lambda rounds: importance_table([TINY, SMALL, BASE], rounds),
+    "modes": lambda rounds: modes_table([TINY, BASE], rounds),
+    "capture": lambda rounds: capture_table([TINY, SMALL, BASE], rounds),
+    "chunk": lambda rounds: chunk_table([TINY, SMALL], rounds),
+    "memory": lambda rounds: memory_table([TINY, SMALL, BASE]),
+    "store": store_table,
+    "accuracy": lambda rounds: accuracy_table(),
+    "precision": lambda rounds: precision_table(),
+}
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(BENCHMARKS)}; all of them if none.")] = None,
+    rounds: Annotated[int, typer.Option(help="How many times each variant is timed.", min=1)] = 5,
+    threads: Annotated[int, typer.Option(help="Torch threads; by default one a core.", show_default=False)] = 0,
+    keep: Annotated[bool, typer.Option(help="Keep freed memory, as the workers do.")] = True,
+    out: Annotated[Path | None, typer.Option(help="File for the tables too.", show_default=False)] = None,
+) -> None:
+    """Measure Headscope against the plain ways of doing the same, side by side in one process."""
+    names = names or list(BENCHMARKS)
+    if unknown := sorted(set(names) - set(BENCHMARKS)):
+        raise typer.BadParameter(f"{', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    if keep:
+        keep_freed_memory()
+    facts: list[str] = []
+    texts: list[str] = []
+    with described(facts):
+        for name in names:
+            texts.append(BENCHMARKS[name](rounds).markdown())
+            print(texts[-1], flush=True)
+    memory = "" if keep else " --no-keep"
+    facts.append(f"- `python -m benchmarks {' '.join(names)} --rounds {rounds}{memory}`, medians")
+    print("\n".join(facts))
+    if out is not None:
+        out.write_text("\n".join([*facts, "", *texts]))
+
+
+if __name__ == "__main__":
+    typer.run(main)
