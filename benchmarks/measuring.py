@@ -84,12 +84,12 @@ def described(lines: list[str]) -> Iterator[None]:
     lines.append(f"- {_cpu_name()}, {cores} cores; {platform.system()} {platform.release()}")
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     lines.append(f"- Python {platform.python_version()}, {versions}; {torch.get_num_threads()} torch threads")
-    load, busy, wall, cpu = os.getloadavg()[0], _busy_seconds(), time.perf_counter(), time.process_time()
+    load, busy, wall, cpu = os.getloadavg()[0], _busy_seconds(), time.perf_counter(), _own_seconds()
     try:
         yield
     finally:
         wall = time.perf_counter() - wall
-        others = max(0.0, _busy_seconds() - busy - (time.process_time() - cpu)) / (wall * os.cpu_count())
+        others = max(0.0, _busy_seconds() - busy - (_own_seconds() - cpu)) / (wall * os.cpu_count())
         verdict = "" if others < QUIET else ": **measured under load, not to be quoted**"
         lines.append(
             f"- load average {load:.2f} before and {os.getloadavg()[0]:.2f} after; took {wall:.0f} s, in which other "
@@ -101,6 +101,11 @@ def _cpu_name() -> str:
     facts = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in facts.read_text().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def _own_seconds() -> float:
+    """Processor seconds of this process and of those that it has started and seen end."""
+    return sum(os.times()[:4])
 
 
 def _busy_seconds() -> float:

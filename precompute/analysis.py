@@ -60,7 +60,7 @@ def batch_for(vit: ViT) -> Batch:
         memory, most_rows, most_images = torch.cuda.get_device_properties(vit.device).total_memory, 1 << 17, 32
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        # Larger matrices than 2,400 rows gained nothing on CPUs and leave the caches (docs/performance.md).
+        # 12 copies of 197 tokens, a layer of ViT-B's heads: `python -m benchmarks chunk` compares sizes.
         most_rows, most_images = 2400, 4
     images = _within(memory // 8 // (image_bytes + vit.num_heads * copy_bytes // 4), most_images)
     return Batch(images, _within(memory // 4 // copy_bytes, max(1, most_rows // vit.num_tokens)))

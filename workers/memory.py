@@ -11,8 +11,8 @@ _KEPT, _LARGEST = 1 << 30, 1 << 28
 def keep_freed_memory() -> None:
     """Have the C library keep up to 1 GiB of freed memory, and take blocks of up to 256 MiB out of it, from now on.
 
-    As it comes, it gives every large block back to the system at once, and the next tensor pays for new pages: 7 % of
-    the time of ViT-B's importance and 15 % of DeiT-tiny's (docs/performance.md). This is glibc, so Linux; nothing
+    As it comes, it gives every large block back to the system at once, and the next tensor pays for new pages: 6 % of
+    ViT-B's importance and 13 to 17 % of DeiT-tiny's (docs/performance.md). This is glibc, so Linux; nothing
     happens elsewhere. For a process that computes, not for one that serves.
     """
     with suppress(OSError, AttributeError):  # another C library, which has no mallopt
