@@ -95,6 +95,17 @@ def decode(data: bytes) -> Image.Image:
     Raises:
         BadImageError: `data` is not a whole picture of one of FORMATS with at most MAX_MEGAPIXELS.
     """
+    rgb = decode_as(data, _rgb)
+    rgb.info = {}  # no EXIF, ICC profile or comment travels on
+    return rgb
+
+
+def decode_as(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The picture in `data`, upright, first frame, its pixels as `convert` makes them of what is in the file.
+
+    Raises:
+        BadImageError: As `decode`; whatever `convert` raises becomes one.
+    """
     if not data:
         raise BadImageError("zero bytes")
     try:
@@ -103,7 +114,7 @@ def decode(data: bytes) -> Image.Image:
             if (pixels := picture.width * picture.height) > MAX_MEGAPIXELS * 1_000_000:
                 raise BadImageError(_too_large(pixels))
             picture.load()
-            rgb = _rgb(_upright(picture))
+            return convert(_upright(picture))
     except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -112,8 +123,6 @@ def decode(data: bytes) -> Image.Image:
         raise BadImageError(_too_large(int(re.findall(r"\d+", str(error))[0]))) from None
     except Exception as error:  # damaged bytes: OSError, SyntaxError, ValueError, struct.error and more
         raise BadImageError(_damage(data, error)) from error
-    rgb.info = {}  # no EXIF, ICC profile or comment travels on
-    return rgb
 
 
 def scan(
