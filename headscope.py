@@ -35,7 +35,7 @@ from store.manifest import verify as verify_study
 from store.paths import study_path
 from store.settings import Settings
 from store.study import Study, delete, list_studies, open_published
-from workers.jobs import StudyRequest
+from workers.jobs import SKIPPABLE, StudyRequest
 
 if TYPE_CHECKING:
     from workers.prepare import Prepared
@@ -89,7 +89,7 @@ def demo(
     """Draw the demo pictures, compute their study with the demo model, and serve the page."""
     settings = _settings(data, host=host, port=port)
     with _mistakes():
-        if any(entry.name == DEMO and entry.manifest for entry in list_studies(settings.studies)):
+        if _demo_is_there(settings):
             out.print(f"the demo study is there already (`headscope rm {DEMO}` removes it)")
         else:
             _compute_demo(settings)
@@ -113,7 +113,9 @@ def precompute(
     attention: Annotated[str, typer.Option(help="auto, stored or rebuilt.")] = "auto",
     precision: Annotated[str, typer.Option(help="Arithmetic of importance: float32.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of layouts and random weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of layouts, of the autoencoder, of random weights.")] = 0,
+    masks: Annotated[Path | None, typer.Option(help="A folder with a PNG mask of each image's object.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="patterns: leave out maps and names of patterns.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the price and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -122,6 +124,8 @@ def precompute(
     with _mistakes():
         _one_of("--attention", attention, ("auto", "stored", "rebuilt"))
         _one_of("--device", device, ("auto", "cpu", "cuda"))
+        for each in skip or ():
+            _one_of("--skip", each, SKIPPABLE)
         _check_precision(precision)
         if random_weights and checkpoint:
             raise ValueError("--random-weights and --checkpoint exclude each other; give one of them")
@@ -139,6 +143,8 @@ def precompute(
             attention=attention,
             device=device,
             seed=seed,
+            masks=masks,
+            skip=frozenset(skip or ()),
         )
         _need_worker()
         _compute(request, settings, dry_run=dry_run, as_json=as_json)
@@ -257,6 +263,14 @@ def main() -> None:
     app()
 
 
+def _demo_is_there(settings: Settings) -> bool:
+    """Whether the demo study is published, its maps included."""
+    try:
+        return "patch_layout" in open_study(DEMO, settings.data)
+    except StudyNotFoundError:
+        return False
+
+
 def _compute_demo(settings: Settings) -> None:
     _need_worker()
     from precompute.demo.model import WEIGHTS
@@ -264,7 +278,9 @@ def _compute_demo(settings: Settings) -> None:
 
     pictures = settings.images / DEMO
     write_picture_set(pictures)
-    request = StudyRequest("headscope_demo", pictures / "images", name=DEMO, checkpoint=WEIGHTS)
+    request = StudyRequest(
+        "headscope_demo", pictures / "images", name=DEMO, checkpoint=WEIGHTS, masks=pictures / "masks"
+    )
     _compute(request, settings, dry_run=False, as_json=False)
 
 
@@ -275,6 +291,7 @@ def _compute(request: StudyRequest, settings: Settings, *, dry_run: bool, as_jso
     from workers.prepare import prepare
 
     keep_freed_memory()
+    added: list[str] = []
     with _stopping() as check, _bars(quiet=as_json) as show:
 
         def bars(stage: str, done: int, of: int, counted: str) -> None:
@@ -286,7 +303,7 @@ def _compute(request: StudyRequest, settings: Settings, *, dry_run: bool, as_jso
         known = pipeline.published(prepared)
         if dry_run:
             price = pipeline.price(prepared, bars, check)
-        elif known is None:
+        elif known is None or (added := pipeline.missing(prepared)):
             manifest = pipeline.run(prepared, bars, lambda price: _tell_price(price, quiet=as_json), check)
     if dry_run:
         _print_json(vars(price)) if as_json else _tell_price(price)
@@ -294,8 +311,14 @@ def _compute(request: StudyRequest, settings: Settings, *, dry_run: bool, as_jso
     study = open_published(prepared.study)
     if as_json:
         _print_json(_facts(study))
-    elif known is not None:
+    elif known is not None and not added:
         out.print(f"{study.name} is published already, with these very settings: {study.path}")
+    elif known is not None:
+        seconds = sum(manifest.run["seconds"][stage] for stage in added)
+        out.print(
+            f"[bold]{study.name}[/] is published anew, with {', '.join(added)} added in {seconds:,.0f} s: "
+            f"{manifest.size / 1e6:,.1f} MB, manifest {manifest.content[:12]}"
+        )
     else:
         seconds, rate = manifest.run["seconds"], manifest.run["images_per_second"]
         out.print(
@@ -401,9 +424,18 @@ def _print_info(study: Study) -> None:
     if attrs["nonfinite"]["images"]:
         row("NaN or Inf", f"{len(attrs['nonfinite']['images'])} images: {attrs['nonfinite']['values']}")
     row("attention", f"{study.attention_source}")
+    for name, told in attrs.get("maps", {}).items():
+        row(
+            f"{name} map",
+            f"trustworthiness {told['trustworthiness']:.3f}, neighbours kept {told['neighbours_kept']:.0%}, "
+            f"of the same head {told['purity']['all']:.0%} (by chance {told['purity']['chance']:.0%}), "
+            f"agreement of two seeds {told['seed_agreement']:.0%}",
+        )
     row("size", f"{manifest.size / 1e6:,.1f} MB in {len(manifest.objects):,} objects; manifest {manifest.content}")
-    seconds = ", ".join(f"{step} {s:,.1f} s" for step, s in manifest.run.get("seconds", {}).items())
-    row("computed", f"{manifest.run.get('finished', '?')} by Headscope {manifest.headscope} ({seconds})")
+    row("computed", f"{manifest.run.get('finished', '?')} by Headscope {manifest.headscope}")
+    peaks = manifest.run.get("peak_mb", {})
+    for step, seconds in manifest.run.get("seconds", {}).items():
+        row(f"  {step}", f"{seconds:,.1f} s" + (f", at most {peaks[step]:,} MB" if step in peaks else ""))
     row("Zarr group", str(study.path))
     out.print(table)
 

@@ -44,7 +44,8 @@ def left_out(vit: ViT) -> dict[str, str]:
         reasons |= dict.fromkeys((*names, "pruned_top_probability"), why)
     if not vit.has_cls:
         why = f"{vit.name} is pooled by {vit.pool}: no CLS token is read"
-        reasons |= dict.fromkeys(("cls_distance", "cls_vector"), why)
+        of_cls = ("cls_distance", "cls_vector", "cls_pattern", "cls_pattern_score", "cls_pattern_name")
+        reasons |= dict.fromkeys((*of_cls, "cls_layout", "cls_object_auc"), why)
     return reasons
 
 

@@ -2,15 +2,17 @@
 
 <study>/attempt-N/ is the Zarr group. <study>/attempt-N.work/ remembers what a resumed run must know:
 plan.json, written when the attempt is ready for units, and parts/, with the rows of the gathered arrays and
-one ack for each finished unit. An attempt without plan.json is garbage. MANIFEST.json, renamed into place
+one ack for each finished unit and stage. An attempt without plan.json is garbage. MANIFEST.json, renamed into place
 last, is what publishes.
+
+An attempt may also begin with everything that a published study holds (`extend`), to add stages to it.
 """
 
 import io
 import json
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,14 +24,16 @@ from zarr.errors import ZarrUserWarning
 from zarr.types import AnyArray
 
 from store import failpoints, files, paths, schema
-from store.errors import DamagedError, StoreError, StudyNotFoundError
+from store.checks import check_arrays, check_sizes, refuse_others
+from store.errors import DamagedError, StoreError
 from store.lock import StudyLock
 from store.manifest import Manifest, strays
-from store.objects import WritingStore, digest, fault, file_digest
-from store.schema import SCHEMA, ArraySpec, Written
+from store.objects import WritingStore, digest, file_digest
+from store.record import Noted, has_size, noted, plan_record, read_ack, start_is_there, tidy
+from store.schema import SCHEMA, Written
+from store.study import Study, open_published
 
 Array = npt.NDArray[Any]
-Noted = dict[str, tuple[int, str]]  # objects by name, as in store.objects.Objects
 
 ROOT = "zarr.json"
 
@@ -49,7 +53,9 @@ class Attempt:
         self._record = record  # what plan.json holds
         self._store = WritingStore(self.path)
         self._opened: dict[str, AnyArray] = {}
-        self._gathered = False
+        self._sizes: dict[str, int] = dict(record["sizes"])
+        for ack in self._stages().values():
+            self._sizes |= ack["sizes"]
 
     @classmethod
     def start(
@@ -71,7 +77,8 @@ class Attempt:
             sizes: Size of every dimension; rgb, xy, depth, query and key may be left out.
             attrs: Root attributes known so far.
             start: The arrays that the table says are written at the start, by name.
-            arrays: Names of all arrays that this study has, those of `start` included.
+            arrays: Names of the arrays that this study has, those of `start` included; but for those of
+                stages, which come with `write_stage`.
             unit_images: Images a unit; the last unit may have fewer.
         Raises:
             StudyBusyError: Another process is writing the study.
@@ -82,23 +89,20 @@ class Attempt:
         names = set(arrays)
         if unknown := names - SCHEMA.keys():
             raise ValueError(f"{', '.join(sorted(unknown))}: not in the schema, which has {', '.join(SCHEMA)}")
-        record = {
+        if late := [name for name in SCHEMA if name in names and SCHEMA[name].written == "end"]:
+            raise ValueError(f"{', '.join(late)}: not of the start; write_stage() makes and writes them")
+        record: dict[str, Any] = {
             "schema": schema.VERSION,
             "plan": plan,
             "sizes": schema.all_sizes(sizes),
             "attrs": dict(attrs),
             "arrays": [name for name in SCHEMA if name in names],
             "unit_images": unit_images,
+            "extends": False,
         }
         files.json_bytes(record)  # refuses what would not come back
-        _check_sizes(record)
-        lock = StudyLock(study)
-        try:
-            _tidy(study)
-            attempt = cls(lock, 1 + max(paths.attempt_numbers(study), default=0), record)
-        except BaseException:
-            lock.release()
-            raise
+        check_sizes(record["arrays"], record["sizes"], unit_images)
+        attempt = cls._new(study, lambda: record)
         try:
             needed = sum(np.asarray(array).nbytes for array in start.values())
             with files.told_when_full(study, lambda: needed):
@@ -107,6 +111,56 @@ class Attempt:
             attempt.discard()
             raise
         return attempt
+
+    @classmethod
+    def extend(cls, study: Path, plan: dict[str, Any]) -> Self:
+        """A new attempt that begins with everything that is published of the study, and has no units to do.
+
+        The files are hard links where the file system has them: nothing that is published is ever written again.
+
+        Args:
+            study: The study's folder.
+            plan: As in `start`.
+        Raises:
+            StudyNotFoundError: Nothing is published there.
+            StudyBusyError, NewerSchemaError, DiskFullError: As `start`.
+        """
+        published = open_published(study)
+        attrs = {key: value for key, value in published.attrs.items() if key != "headscope"}
+        objects = {key: value for key, value in published.manifest.objects.items() if key != ROOT}
+
+        def record() -> dict[str, Any]:
+            if Manifest.load(study).content != published.manifest.content:
+                raise StoreError(f"study {study.name} was published anew meanwhile; run the same command again")
+            return {
+                "schema": schema.VERSION,
+                "plan": plan,
+                "sizes": schema.all_sizes(published.sizes),
+                "attrs": attrs,
+                "arrays": published.arrays,
+                "unit_images": published.sizes["image"],
+                "extends": True,
+                "objects": objects,
+            }
+
+        attempt = cls._new(study, record)
+        try:
+            with files.told_when_full(study, lambda: published.manifest.size):
+                attempt._take_over(published.path)
+        except BaseException:
+            attempt.discard()
+            raise
+        return attempt
+
+    @classmethod
+    def _new(cls, study: Path, record: Callable[[], dict[str, Any]]) -> Self:
+        lock = StudyLock(study)
+        try:
+            tidy(study)
+            return cls(lock, 1 + max(paths.attempt_numbers(study), default=0), record())
+        except BaseException:
+            lock.release()
+            raise
 
     @classmethod
     def unfinished(cls, study: Path, plan: dict[str, Any]) -> Self | None:
@@ -119,16 +173,18 @@ class Attempt:
             return None
         lock = StudyLock(study)
         try:
-            published = _tidy(study)
+            published = tidy(study)
             for number in reversed(paths.attempt_numbers(study)):
-                record = _plan_record(study, number)
+                record = plan_record(study, number)
                 if number == published or record is None or record["schema"] != schema.VERSION:
                     continue
-                if record["plan"] == json.loads(files.json_bytes(plan)) and _has(study, number, record["objects"]):
+                if "extends" not in record:  # begun by Headscope 0.1 before it had stages
+                    continue
+                if record["plan"] == json.loads(files.json_bytes(plan)) and start_is_there(study, number, record):
                     attempt = cls(lock, number, record)
                     files.make_folder(paths.parts_path(study, number))
                     files.remove_partials(attempt.path)
-                    attempt._store.objects |= _noted(record["objects"])
+                    attempt._store.objects |= noted(record["objects"])
                     return attempt
         except BaseException:
             lock.release()
@@ -146,17 +202,20 @@ class Attempt:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Size of every dimension."""
-        return dict(self._record["sizes"])
+        """Size of every dimension that is known so far."""
+        return dict(self._sizes)
 
     @property
     def arrays(self) -> list[str]:
-        """Names of the arrays that the study will have, in the order of the table."""
-        return list(self._record["arrays"])
+        """Names of the arrays that the study will have, in the order of the table; of stages, of finished ones."""
+        names = {*self._record["arrays"], *(name for ack in self._stages().values() for name in ack["arrays"])}
+        return [name for name in SCHEMA if name in names]
 
     @property
     def units(self) -> list[range]:
-        """The image indices of each unit."""
+        """The image indices of each unit; an attempt that extends a published study has none."""
+        if self._record["extends"]:
+            return []
         images, step = self._record["sizes"]["image"], self._record["unit_images"]
         return [range(start, min(start + step, images)) for start in range(0, images, step)]
 
@@ -182,7 +241,7 @@ class Attempt:
             ValueError: An array is missing, or has another shape or type than the table says.
         """
         images = self.units[unit]
-        self._check(arrays, self._names("unit", "gathered"), len(images))
+        check_arrays(arrays, self._names("unit", "gathered"), self.sizes | {"image": len(images)})
         fact_bytes = files.json_bytes(dict(facts))
         needed = sum(array.nbytes for array in arrays.values())
         ack = paths.ack_path(self.study, self.number, unit)
@@ -208,42 +267,75 @@ class Attempt:
     def gather(self) -> None:
         """Put the gathered arrays together from the parts of all units, a chunk of images at a time.
 
+        In an attempt that extends a published study they are together already.
+
         Raises:
             StoreError: Units are pending.
             DamagedError: A part is not as its unit wrote it; that unit is pending again.
             DiskFullError: There is no room; the parts are kept.
         """
         self._refuse_pending()
-        names = self._names("gathered")
+        names = [] if self._record["extends"] else self._names("gathered")
         with files.told_when_full(self.study, lambda: self._nbytes(names)):
             failpoints.hit("before-gather")
             self._check_parts()
             for name in names:
                 self._sync(self._gather(name))
-        self._gathered = True
 
-    def gathered(self, name: str) -> Array:
-        """The whole of one gathered array, as `gather` put it together.
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """What `write_stage` was told of each finished stage, by name."""
+        return {name: ack["facts"] for name, ack in self._stages().items()}
+
+    def write_stage(self, stage: str, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
+        """Make and write whole arrays that are computed from all images, for good once this returns.
+
+        Running it twice writes the same bytes.
+
+        Args:
+            stage: Its name, by which a resumed run knows that it is finished.
+            arrays: By name; their shapes say how large dimensions are that were not known before.
+            facts: What is to be remembered of the stage, in plain JSON.
+        Raises:
+            DiskFullError: There is no room; the stage is not finished.
+            ValueError: The table has an array written at another time, or with another shape or type.
+        """
+        of_stages = [name for name, spec in SCHEMA.items() if spec.written == "end"]
+        refuse_others(arrays, of_stages)
+        new_sizes = {
+            dim: size
+            for name, array in arrays.items()
+            for dim, size in zip(SCHEMA[name].dims, array.shape, strict=False)
+            if dim not in self._record["sizes"]
+        }
+        self._sizes |= new_sizes
+        check_arrays(arrays, list(arrays), self.sizes)
+        fact_bytes = files.json_bytes(dict(facts))
+        ack = paths.stage_path(self.study, self.number, stage)
+        with files.told_when_full(self.study, lambda: sum(array.nbytes for array in arrays.values())):
+            failpoints.hit("before-stage-write")
+            ack.unlink(missing_ok=True)
+            objects: Noted = {}
+            for name, array in arrays.items():
+                self._remove(name)
+                self._create(name)
+                objects[f"{name}/{ROOT}"] = self._store.objects[f"{name}/{ROOT}"]
+                objects |= self._put(name, array)
+            self._sync(objects)
+            failpoints.hit("before-stage-ack")
+            noted_facts = {"facts": json.loads(fact_bytes), "arrays": list(arrays), "sizes": new_sizes}
+            files.put_now(ack, files.json_bytes(noted_facts | {"objects": objects}))
+            failpoints.hit("after-stage-ack")
+
+    def so_far(self) -> Study:
+        """What is written so far, to be read as a study: finished units, gathered arrays and finished stages.
 
         Raises:
-            StoreError: gather() was not called.
+            StoreError: Units are pending.
         """
-        if name not in self._names("gathered"):
-            raise ValueError(f"{name} is not gathered in this study; {', '.join(self._names('gathered'))} are")
-        if not self._gathered:
-            raise StoreError(f"{name} is still in parts; call gather() first")
-        return np.asarray(self._array(name)[...])
-
-    def write(self, name: str, array: Array) -> None:
-        """Write one whole array of those that are computed from all images.
-
-        Raises:
-            ValueError: The table has it written at another time, or with another shape or type.
-            DiskFullError: There is no room.
-        """
-        self._check({name: array}, self._names("end"), None, complete=False)
-        with files.told_when_full(self.study, lambda: array.nbytes):
-            self._sync(self._put(name, array))
+        self._refuse_pending()
+        objects = self._objects()
+        objects[ROOT] = self._put_root(self._record["attrs"])
+        return Study(self.study, Manifest(self.study.name, self.path.name, objects))
 
     def publish(self, attrs: Mapping[str, Any], run: Mapping[str, Any]) -> Manifest:
         """Make the study what this attempt wrote, in one step, and close the attempt.
@@ -259,6 +351,8 @@ class Attempt:
         """
         self._refuse_pending()
         with files.told_when_full(self.study, lambda: 1_000_000):
+            for name in SCHEMA.keys() - set(self.arrays):  # of stages that were begun, but are not wanted any more
+                self._remove(name)
             objects = self._finished_objects()
             root = self._put_root({**self._record["attrs"], **attrs})
             objects[ROOT] = root
@@ -298,17 +392,42 @@ class Attempt:
     def _begin(self, start: Mapping[str, Array]) -> None:
         files.make_folder(self.path)
         files.make_folder(paths.parts_path(self.study, self.number))
-        self._check(start, self._names("start"), self.sizes["image"])
+        check_arrays(start, self._names("start"), self.sizes)
         zarr.create_group(self._store)
-        for name in self.arrays:
-            spec = SCHEMA[name]
-            zarr.create_array(self._store, name=name, **schema.creation(spec, self.sizes, self._record["unit_images"]))
+        for name in self._record["arrays"]:
+            self._create(name)
         for name, array in start.items():
             self._put(name, array)
         self._sync(self._store.objects)
         objects = {key: value for key, value in self._store.objects.items() if key != ROOT}  # publish writes it anew
         self._record["objects"] = objects
         files.put_now(paths.plan_path(self.study, self.number), files.json_bytes(self._record))
+
+    def _take_over(self, published: Path) -> None:
+        """Begin with the objects of the group at `published`, which the record names."""
+        files.make_folder(self.path)
+        files.make_folder(paths.parts_path(self.study, self.number))
+        zarr.create_group(self._store)
+        objects = noted(self._record["objects"])
+        for key in objects:
+            files.make_folder((self.path / key).parent)
+            files.link(published / key, self.path / key)
+        self._sync(objects)
+        self._store.objects |= objects
+        files.put_now(paths.plan_path(self.study, self.number), files.json_bytes(self._record))
+
+    def _create(self, name: str) -> None:
+        spec = SCHEMA[name]
+        zarr.create_array(self._store, name=name, **schema.creation(spec, self.sizes, self._record["unit_images"]))
+
+    def _remove(self, name: str) -> None:
+        """Remove an array, if it is there: a stage that was killed may have left some of it."""
+        folder = self.path / name
+        for path in folder.glob("*"):
+            self._store.remove(path.relative_to(self.path).as_posix())
+        if folder.is_dir():
+            folder.rmdir()
+        self._opened.pop(name, None)
 
     def _names(self, *written: Written) -> list[str]:
         return [name for name in self._record["arrays"] if SCHEMA[name].written in written]
@@ -318,23 +437,6 @@ class Attempt:
             opened = zarr.open_array(self._store, path=name, mode="r+")
             self._opened[name] = opened.with_config({"write_empty_chunks": True})
         return self._opened[name]
-
-    def _check(self, arrays: Mapping[str, Array], wanted: list[str], images: int | None, complete: bool = True) -> None:
-        if extra := sorted(arrays.keys() - set(wanted)):
-            raise ValueError(f"{', '.join(extra)}: not written in this step, which writes {', '.join(wanted)}")
-        if complete and (missing := [name for name in wanted if name not in arrays]):
-            raise ValueError(f"{', '.join(missing)}: missing; this step writes {', '.join(wanted)}")
-        for name, array in arrays.items():
-            spec = SCHEMA[name]
-            sizes = self.sizes if images is None else self.sizes | {"image": images}
-            if array.shape != schema.shape(spec, sizes):
-                raise ValueError(
-                    f"{name} has shape {array.shape} instead of {schema.shape(spec, sizes)}, ({', '.join(spec.dims)})"
-                )
-            if not _has_type(array, spec):
-                raise ValueError(
-                    f"{name} is {array.dtype}, the schema says {spec.dtype}; convert it where it is computed"
-                )
 
     def _put(self, name: str, data: Array, first_image: int = 0) -> Noted:
         """Write `data`, whose images start at `first_image`, object by object; return what was written."""
@@ -356,15 +458,15 @@ class Attempt:
 
     def _ack(self, unit: int) -> dict[str, Any] | None:
         """The unit's ack, if everything that it names is there in its size."""
+        ack = read_ack(paths.ack_path(self.study, self.number, unit), self.path)
         part = paths.part_path(self.study, self.number, unit)
-        try:
-            ack: dict[str, Any] = json.loads(paths.ack_path(self.study, self.number, unit).read_bytes())
-            there = part.stat().st_size == ack["npz"][0] and all(
-                (self.path / key).stat().st_size == size for key, (size, _) in ack["objects"].items()
-            )
-        except (FileNotFoundError, ValueError, KeyError):
-            return None
-        return ack if there else None
+        return ack if ack is not None and has_size(part, ack["npz"][0]) else None
+
+    def _stages(self) -> dict[str, dict[str, Any]]:
+        """The acks of finished stages, by name."""
+        names = paths.acked_stages(self.study, self.number)
+        found = {name: read_ack(paths.stage_path(self.study, self.number, name), self.path) for name in names}
+        return {name: ack for name, ack in found.items() if ack is not None}
 
     def _refuse_pending(self) -> None:
         if pending := self.pending():
@@ -422,21 +524,28 @@ class Attempt:
             zarr.consolidate_metadata(self._store)
         return self._store.objects[ROOT]
 
-    def _finished_objects(self) -> Noted:
+    def _objects(self) -> Noted:
         """All objects but the root, from the plan, the acks and this process."""
-        objects = self._store.objects | _noted(self._record["objects"])
+        objects = self._store.objects | noted(self._record["objects"])
         for unit in range(len(self.units)):
-            objects |= _noted((self._ack(unit) or {})["objects"])
+            objects |= noted((self._ack(unit) or {"objects": {}})["objects"])
+        for ack in self._stages().values():
+            objects |= noted(ack["objects"])
         objects.pop(ROOT, None)
-        for name in self.arrays:
+        return objects
+
+    def _finished_objects(self) -> Noted:
+        """`_objects`, once all arrays have all of theirs, and they are on the disk."""
+        objects = self._objects()
+        for name in [] if self._record["extends"] else self._record["arrays"]:
             spec = SCHEMA[name]
             full = schema.shape(spec, self.sizes)
             whole = schema.object_shape(spec, self.sizes, self._record["unit_images"])
             keys = (schema.object_key(name, cell) for cell, _ in schema.cells(whole, (0,) * len(full), full))
             if any(key not in objects for key in keys):
-                step = {"gathered": "gather()", "end": f"write({name!r}, …)"}.get(spec.written, "the unit's write")
+                step = {"gathered": "gather()"}.get(spec.written, "the unit's write")
                 raise StoreError(f"{name} is not written yet; {step} is to be called before publish()")
-        gone = [key for key, (size, _) in objects.items() if not _has_size(self.path / key, size)]
+        gone = [key for key, (size, _) in objects.items() if not has_size(self.path / key, size)]
         if gone:
             raise DamagedError(
                 f"{', '.join(gone)} in {self.path}: written, but no longer there; discard and start anew",
@@ -445,69 +554,7 @@ class Attempt:
         return objects
 
 
-def _check_sizes(record: dict[str, Any]) -> None:
-    for name in record["arrays"]:
-        for dim in SCHEMA[name].dims:
-            if record["sizes"].get(dim, 0) < 1:
-                raise ValueError(f"{name} needs the size of dimension {dim}, 1 or more; sizes has {record['sizes']}")
-    if record["sizes"].get("image", 0) < 1 or record["unit_images"] < 1:
-        raise ValueError(
-            f"a study has 1 image or more and 1 image a unit or more, not {record['sizes'].get('image')} and "
-            f"{record['unit_images']}"
-        )
-
-
-def _has_type(array: Array, spec: ArraySpec) -> bool:
-    if spec.dtype == "string":
-        return array.dtype.kind in "UTO"
-    return array.dtype == np.dtype(spec.dtype)
-
-
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
-
-
 def _npz(arrays: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
-
-
-def _noted(objects: Mapping[str, Any]) -> Noted:
-    """Objects as they come back from JSON."""
-    return {key: (size, sha256) for key, (size, sha256) in objects.items()}
-
-
-def _plan_record(study: Path, number: int) -> dict[str, Any] | None:
-    """What plan.json of an attempt holds; None if it cannot be read: the attempt is garbage."""
-    try:
-        record: dict[str, Any] = json.loads(paths.plan_path(study, number).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return record if paths.attempt_path(study, number).is_dir() else None
-
-
-def _has(study: Path, number: int, objects: Mapping[str, Any]) -> bool:
-    """Whether what the attempt wrote at its start is still as it was."""
-    root = paths.attempt_path(study, number)
-    return all(fault(root / key, expected) is None for key, expected in _noted(objects).items())
-
-
-def _tidy(study: Path) -> int | None:
-    """Remove attempts that can be neither read nor resumed: without a plan, or older than the published one.
-
-    Returns the published attempt's number. The one published before it goes here and not in `publish`, so
-    that those who have it open can read on until the study is written again.
-    """
-    try:
-        published = Manifest.load(study).number
-    except StudyNotFoundError:
-        published = None
-    except DamagedError:
-        return None  # which attempt was published is not known, so none is garbage for sure
-    for number in paths.attempt_numbers(study):
-        if number == published:
-            shutil.rmtree(paths.work_path(study, number), ignore_errors=True)
-        elif number < (published or 0) or _plan_record(study, number) is None:
-            paths.remove_attempt(study, number)
-    return published

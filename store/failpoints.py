@@ -17,6 +17,9 @@ NAMES = (
     "before-unit-ack",
     "after-unit-ack",
     "before-gather",
+    "before-stage-write",
+    "before-stage-ack",
+    "after-stage-ack",
     "before-manifest",
     "after-manifest",
 )

@@ -35,6 +35,16 @@ def put_now(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def link(source: Path, path: Path) -> None:
+    """Have the file `source` under the name `path` too; a copy of it where the file system has no hard links."""
+    try:
+        path.hardlink_to(source)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV):
+            raise
+        put(path, source.read_bytes())
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the names in `folder` to the disk: a rename is kept through a power cut only after this."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

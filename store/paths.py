@@ -7,6 +7,7 @@ from pathlib import Path
 STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 ATTEMPT_NAME = re.compile(r"attempt-([1-9][0-9]{0,8})")
 UNIT_ACK = re.compile(r"unit-([0-9]{5,})\.json")
+STAGE_ACK = re.compile(r"stage-([a-z-]{1,40})\.json")
 
 
 def study_path(studies: Path, name: str) -> Path:
@@ -57,6 +58,24 @@ def part_path(study: Path, number: int, unit: int) -> Path:
 def ack_path(study: Path, number: int, unit: int) -> Path:
     """What one finished unit wrote; a unit without it is not finished."""
     return parts_path(study, number) / f"unit-{unit:05}.json"
+
+
+def stage_path(study: Path, number: int, stage: str) -> Path:
+    """What one finished stage wrote; a stage without it is not finished.
+
+    Raises:
+        ValueError: The stage's name is not one to 40 of a-z and hyphen.
+    """
+    name = f"stage-{stage}.json"
+    if STAGE_ACK.fullmatch(name) is None:
+        raise ValueError(f"{stage!r} is not a stage's name: use 1 to 40 of a-z and hyphen")
+    return parts_path(study, number) / name
+
+
+def acked_stages(study: Path, number: int) -> list[str]:
+    """Stages with an ack, by name."""
+    names = (STAGE_ACK.fullmatch(path.name) for path in parts_path(study, number).glob("stage-*.json"))
+    return sorted(name[1] for name in names if name)
 
 
 def acked_units(study: Path, number: int) -> list[int]:

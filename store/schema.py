@@ -37,7 +37,7 @@ class ArraySpec:
             number.
         written: By whom and when: "start", known before the images are run; "unit", by the unit of images,
             which is the only writer of its objects; "gathered", staged by units and put together at the end;
-            "end", computed from all images.
+            "end", computed from all images, by a stage that writes its arrays whole.
         chunking: Name of the rule in `chunk_shape` and `object_shape`.
         codec: "zstd", "blosc" (zstd behind a byte shuffle) or "none"; a crc32c follows each.
         doc: Meaning; kept in the array's attributes.
@@ -82,6 +82,15 @@ def _weight(dims: tuple[str, ...], chunking: Chunking, doc: str) -> ArraySpec:
 def _gathered(dims: tuple[str, ...], dtype: str, doc: str, unit: str = "", equation: str = "") -> ArraySpec:
     fill = NAN if dtype.startswith("float") else -1
     return ArraySpec(dims, dtype, fill, "gathered", "gathered", "zstd", doc, unit, equation)
+
+
+def _end(dims: tuple[str, ...], dtype: str, doc: str, unit: str = "", equation: str = "") -> ArraySpec:
+    fill = NAN if dtype.startswith("float") else -128
+    return ArraySpec(dims, dtype, fill, "end", "gathered", "zstd", doc, unit, equation)
+
+
+def _end_text(dim: str, doc: str) -> ArraySpec:
+    return ArraySpec((dim,), "string", "", "end", "whole", "zstd", doc)
 
 
 HEADS = ("image", "layer", "head")
@@ -248,6 +257,97 @@ SCHEMA: dict[str, ArraySpec] = {
         "t-SNE of the images' vectors over all heads; NaN for an image whose vector is not finite.",
         "none: only nearness means something",
         "Sec. 5.1",
+    ),
+    "pattern": _end_text("pattern", "Names of the patterns of attention between patches, in the order of Fig. 13."),
+    "cls_pattern": _end_text("cls_pattern", "Names of the patterns of attention from and to CLS."),
+    "pattern_score": _end(
+        (*HEADS, "pattern"),
+        "float32",
+        "How much the attention between patches is of each pattern; docs/patterns.md has the formulas.",
+        "0 to 1",
+        "Fig. 13",
+    ),
+    "pattern_name": _end(
+        HEADS,
+        "int8",
+        "The pattern of the highest score, where that is over the threshold; -1 is mixed.",
+        "index in pattern",
+        "Fig. 13",
+    ),
+    "cls_pattern_score": _end(
+        (*HEADS, "cls_pattern"),
+        "float32",
+        "How much the attention from and to CLS is of each pattern; docs/patterns.md has the formulas.",
+        "0 to 1",
+        "Sec. 6.4",
+    ),
+    "cls_pattern_name": _end(
+        HEADS,
+        "int8",
+        "The CLS pattern of the highest score, where that is over the threshold; -1 is mixed.",
+        "index in cls_pattern",
+        "Sec. 6.4",
+    ),
+    "content_relevance": ArraySpec(
+        ("layer", "head"),
+        "float32",
+        NAN,
+        "end",
+        "whole",
+        "zstd",
+        "1 - mean correlation, over all pairs of images, of the head's attention between patches.",
+        "0 = the same on every image (content-agnostic), 1 = unrelated between images (content-relevant)",
+        "Sec. 6.4",
+    ),
+    "object": _end(("image", "patch"), "float32", "Share of each patch that the image's mask covers; NaN without one."),
+    "object_auc": _end(
+        HEADS,
+        "float32",
+        "How far the attention between patches follows the object: the chance that a pixel of the mask gets more of "
+        "it than one outside. NaN without a mask. A map that never looks at the picture has masks.centre_auc.",
+        "0 to 1; 0.5 = it does not tell them apart",
+    ),
+    "cls_object_auc": _end(
+        HEADS,
+        "float32",
+        "The same of the attention that CLS pays to patches.",
+        "0 to 1; 0.5 = it does not tell them apart",
+    ),
+    "cls_layout": _end(
+        (*HEADS, "xy"),
+        "float32",
+        "Map of all heads of all images by cls_vector: t-SNE of its first principal components.",
+        "none: only nearness means something",
+        "Sec. 5.4.1",
+    ),
+    "autoencoder": ArraySpec(
+        ("parameter",),
+        "float32",
+        NAN,
+        "end",
+        "whole",
+        "zstd",
+        "Parameters of the autoencoder of patch_mask, one after the other.",
+        "",
+        "Sec. 5.4.1",
+    ),
+    "patch_latent": _end(
+        (*HEADS, "latent"), "float32", "What the autoencoder makes of patch_mask.", "none", "Sec. 5.4.1"
+    ),
+    "patch_layout": _end(
+        (*HEADS, "xy"),
+        "float32",
+        "Map of all heads of all images by patch_mask: t-SNE of patch_latent.",
+        "none: only nearness means something",
+        "Sec. 5.4.1",
+    ),
+    "pooled_layout": _end(
+        (*HEADS, "xy"),
+        "float32",
+        "The same map without the autoencoder, to compare with: t-SNE of the principal components of patch_mask, "
+        "max-pooled.",
+        "none: only nearness means something",
+        "Sec. 5.4.1",
     ),
 }
 

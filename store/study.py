@@ -175,16 +175,29 @@ class Study:
             LeftOutError: The study can neither read nor rebuild it, and says why.
             DamagedError: As `read`.
         """
+        if not 0 <= head < self.sizes["head"]:
+            raise self._outside("head", head, self.sizes["head"])
+        if self._source_of(image, layer) == "stored":
+            return self.read("attention", image, layer, head).astype(np.float32)
+        return rebuild.attention(self.read("residual", image, layer), self._layer_weights(layer), head)
+
+    def layer_attention(self, image: int, layer: int) -> npt.NDArray[np.float32]:
+        """`attention` of all heads of a layer, (head, query, key), from one reading of the disk."""
+        if self._source_of(image, layer) == "stored":
+            return self.read("attention", image, layer).astype(np.float32)
+        resid, weights = self.read("residual", image, layer), self._layer_weights(layer)
+        return np.stack([rebuild.attention(resid, weights, head) for head in range(self.sizes["head"])])
+
+    def _source_of(self, image: int, layer: int) -> Literal["stored", "rebuilt"]:
+        """Where the attention of a layer comes from; as `attention` for what it cannot be had of."""
         source = self.attention_source
         if source is None:
             self._refuse_left_out("attention")
             raise KeyError(f"study {self.name} has neither attention nor the residual stream and weights to rebuild it")
-        for dim, wanted in (("image", image), ("layer", layer), ("head", head)):
+        for dim, wanted in (("image", image), ("layer", layer)):
             if not 0 <= wanted < self.sizes[dim]:
                 raise self._outside(dim, wanted, self.sizes[dim])
-        if source == "stored":
-            return self.read("attention", image, layer, head).astype(np.float32)
-        return rebuild.attention(self.read("residual", image, layer), self._layer_weights(layer), head)
+        return source
 
     def _layer_weights(self, layer: int) -> rebuild.LayerWeights:
         kept = self._weights.get(layer)

@@ -44,6 +44,14 @@ class TinyStudy:
         """The arrays that the table says are written then."""
         return {name: array for name, array in self.arrays.items() if SCHEMA[name].written == when}
 
+    def of_units(self) -> list[str]:
+        """The arrays that do not belong to a stage."""
+        return [name for name in self.arrays if SCHEMA[name].written != "end"]
+
+    def stages(self) -> dict[str, Arrays]:
+        """The arrays of each stage: here, of each array, a stage."""
+        return {name.replace("_", "-"): {name: array} for name, array in self.written("end").items()}
+
     def unit(self, images: range) -> Arrays:
         """What one unit writes."""
         whole = self.written("unit") | self.written("gathered")
@@ -62,15 +70,15 @@ def write_tiny_study(folder: Path, **changes: Any) -> Path:
 def compute(study: Path, tiny: TinyStudy) -> Manifest:
     """Write `tiny` as the pipeline does, from where an earlier call was interrupted."""
     attempt = Attempt.unfinished(study, tiny.plan) or Attempt.start(
-        study, tiny.plan, tiny.sizes, tiny.attrs, tiny.written("start"), tiny.arrays, tiny.unit_images
+        study, tiny.plan, tiny.sizes, tiny.attrs, tiny.written("start"), tiny.of_units(), tiny.unit_images
     )
     with attempt:
         for unit in attempt.pending():
             images = attempt.units[unit]
             attempt.write_unit(unit, tiny.unit(images), {"images": len(images)})
         attempt.gather()
-        for array_name, array in tiny.written("end").items():
-            attempt.write(array_name, array)
+        for stage, arrays in tiny.stages().items():
+            attempt.write_stage(stage, arrays, {"seed": 0})
         return attempt.publish(tiny.late_attrs, RUN)
 
 
@@ -88,6 +96,7 @@ def tiny_study(
     qk_norm: str | None = None,
     unit_images: int = 2,
     seed: int = 0,
+    maps: bool = True,
 ) -> TinyStudy:
     """Random weights and a random residual stream, with true attention, strength, masks and distributions of them.
 
@@ -97,6 +106,7 @@ def tiny_study(
         labelled: How many of the images have a label.
         attention: "stored" or "rebuilt".
         qk_norm: None, "layernorm" or "rmsnorm".
+        maps: Whether the stages of attention patterns are in it; every second image has a mask.
     """
     rng = np.random.default_rng(seed)
     patches, embed_dim = grid[0] * grid[1], heads * head_dim
@@ -134,6 +144,8 @@ def tiny_study(
     distances = rng.uniform(0, 0.3, size=(1 + has_cls, images, layers, heads)).astype(np.float32)
     arrays["importance"] = np.concatenate([arrays.pop("model_importance", distances[:0]), distances])
     arrays["image_layout"] = rng.normal(size=(len(arrays["vector"]), images, 2)).astype(np.float32)
+    if maps:
+        arrays |= _maps(rng, images, layers, heads, patches, has_cls)
     attrs = {
         "model": model,
         "weights": {"kind": "random", "file": None, "sha256": "0" * 64},
@@ -147,12 +159,13 @@ def tiny_study(
         },
         "settings": {"precision": "float32", "attention": attention, "seed": seed, "labels": "given", "device": "cpu"},
         "certificate": {"images": 2, "attention": 1e-7, "logits": 2e-7, "pruning": 3e-7, "tolerance": 1e-4},
-        "left_out": _left_out(classes, has_cls, attention),
+        "left_out": _left_out(classes, has_cls, attention, maps),
     }
     late_attrs = {
         "nonfinite": {"images": [], "values": {}},
         "accuracy": {"top1": 0.5, "top5": 1.0, "images": labelled, "near_chance": False} if classes else None,
         "layouts": {str(vector): {"method": "random", "seed": seed} for vector in arrays["vector"]},
+        **({"maps": _map_facts(layers, has_cls)} if maps else {}),
     }
     arrays = {name: arrays[name] for name in SCHEMA if name in arrays}
     return TinyStudy({"seed": seed, "model": model["name"]}, _sizes(arrays), attrs, arrays, unit_images, late_attrs)
@@ -284,12 +297,72 @@ def _importance(
     }
 
 
-def _left_out(classes: int, has_cls: bool, attention: str) -> dict[str, str]:
+PATTERNS = (
+    *("self", "left", "right", "above", "below", "several above", "several below", "several above and below"),
+    *("mirrored", "before", "after", "vertical", "block"),
+)
+CLS_PATTERNS = ("CLS to CLS", "patches to CLS", "CLS to few patches")
+CLS_MAP = ("cls_pattern", "cls_pattern_score", "cls_pattern_name", "cls_layout", "cls_object_auc")
+STAGE_ARRAYS = (
+    *("pattern", "pattern_score", "pattern_name", "content_relevance", "object", "object_auc"),
+    *("autoencoder", "patch_latent", "patch_layout", "pooled_layout"),
+    *CLS_MAP,
+)
+
+
+def _maps(rng: np.random.Generator, images: int, layers: int, heads: int, patches: int, has_cls: bool) -> Arrays:
+    """Heads that keep their pattern and their place from image to image, more or less: the later, the less."""
+    lead = (images, layers, heads)
+    places = rng.normal(0, 20, (layers, heads, 2))
+    spread = np.linspace(0.5, 15, layers)[:, None, None]
+    covered = rng.uniform(size=(images, patches)).astype(np.float32)
+    covered[1::2] = np.nan
+    arrays = {
+        "pattern": np.array(PATTERNS),
+        "pattern_score": rng.uniform(size=(*lead, len(PATTERNS))).astype(np.float32),
+        "pattern_name": rng.integers(-1, len(PATTERNS), lead).astype(np.int8),
+        "content_relevance": rng.uniform(size=lead[1:]).astype(np.float32),
+        "object": covered,
+        "object_auc": rng.uniform(size=lead).astype(np.float32),
+        "autoencoder": rng.normal(size=50).astype(np.float32),
+        "patch_latent": rng.normal(size=(*lead, 4)).astype(np.float32),
+        "patch_layout": (places + spread * rng.normal(size=(*lead, 2))).astype(np.float32),
+        "pooled_layout": (places + spread * rng.normal(size=(*lead, 2))).astype(np.float32),
+    }
+    arrays["object_auc"][1::2] = np.nan
+    if has_cls:
+        arrays |= {
+            "cls_pattern": np.array(CLS_PATTERNS),
+            "cls_pattern_score": rng.uniform(size=(*lead, len(CLS_PATTERNS))).astype(np.float32),
+            "cls_pattern_name": rng.integers(-1, len(CLS_PATTERNS), lead).astype(np.int8),
+            "cls_object_auc": arrays["object_auc"][::1] / 2,
+            "cls_layout": (places[::-1] + spread * rng.normal(size=(*lead, 2))).astype(np.float32),
+        }
+    return arrays
+
+
+def _map_facts(layers: int, has_cls: bool) -> dict[str, Any]:
+    facts = {
+        "method": "random",
+        "seed": 0,
+        "trustworthiness": 0.97,
+        "neighbours_kept": 0.5,
+        "seed_agreement": 0.6,
+        "purity": {"layer": [0.9] * layers, "all": 0.9, "chance": 0.1},
+    }
+    autoencoder = {"epochs": 2, "loss": {"train": [0.3, 0.1], "held_out": [0.3, 0.2]}}
+    maps: dict[str, Any] = {"patch": facts | {"autoencoder": autoencoder}, "pooled": facts | {"seed_agreement": 0.2}}
+    return maps | ({"cls": facts} if has_cls else {})
+
+
+def _left_out(classes: int, has_cls: bool, attention: str, maps: bool) -> dict[str, str]:
     reasons = {}
+    if not maps:
+        reasons |= dict.fromkeys(STAGE_ARRAYS, "left out with --skip patterns")
     if not classes:
         reasons |= dict.fromkeys(["probability", "jsd", "pruned_probability"], "the model has no classifier")
     if not has_cls:
-        reasons |= dict.fromkeys(["cls_distance", "cls_vector"], "the model has no class token")
+        reasons |= dict.fromkeys(["cls_distance", "cls_vector", *CLS_MAP], "the model has no class token")
     if attention == "rebuilt":
         reasons["attention"] = "it is rebuilt when it is read"
     return reasons

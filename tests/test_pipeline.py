@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import xarray
+from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from precompute import analysis
 from precompute.base import base_pass
@@ -26,6 +29,7 @@ from workers import prepare as preparation
 from workers import study as pipeline
 from workers.jobs import StudyRequest
 from workers.prepare import prepare, unit_size
+from workers.stages import STAGES
 
 MODEL = "test_vit"
 
@@ -237,6 +241,36 @@ def test_killed_at_failpoints_the_same_command_goes_on_and_the_result_is_bit_equ
     assert json.loads(finished.stdout)["manifest"] == json.loads(undisturbed.stdout)["manifest"]
 
 
+def test_killed_in_every_stage_the_same_command_goes_on_and_the_result_is_bit_equal(tmp_path, folder):
+    """Each child of one process finishes one more stage, and is killed while it writes the next."""
+    code = """
+import os, sys
+import headscope, workers.study, precompute.weights
+
+def child(data, failpoint):
+    number = os.fork()
+    if number == 0:
+        os.environ |= {"HEADSCOPE_FAILPOINT": failpoint} if failpoint else {}
+        sys.argv = ["headscope", "precompute", *sys.argv[2:], "--data", f"{sys.argv[1]}/{data}", "--name", "s"]
+        try:
+            headscope.main()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+print([child("killed", f"before-stage-ack:{nth}:kill") for nth in [1] + [2] * (len(workers.study.STAGES) - 2)])
+child("killed", None), child("undisturbed", None)
+"""
+    command = [sys.executable, "-c", code, tmp_path, MODEL, folder, "--random-weights", "--image-size", "64"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    asked = len(STAGES) - 1  # no masks are given
+    assert done.stdout.splitlines()[0] == str([-signal.SIGKILL] * asked), done.stderr
+    killed, undisturbed = (open_published(tmp_path / data / "studies" / "s") for data in ("killed", "undisturbed"))
+    assert killed.manifest.content == undisturbed.manifest.content
+    assert killed.manifest.attempt == "attempt-1"
+
+
 def test_one_ctrl_c_stops_after_the_batch_with_a_line_and_no_traceback(tmp_path, folder):
     environment = os.environ | {"HEADSCOPE_DATA": str(tmp_path), "HEADSCOPE_FAILPOINT": "after-unit-ack:1:sleep=4"}
     process = subprocess.Popen(
@@ -272,6 +306,101 @@ def test_a_dry_run_measures_the_price_and_leaves_nothing(folder, settings):
     assert price.images == 9
     assert price.bytes > 0 < price.seconds
     assert list(settings.studies.iterdir()) == []
+
+
+def test_the_demo_stage_order_puts_readers_behind_writers():
+    order = [stage.name for stage in STAGES]
+    assert order.index("autoencoder") < order.index("latents") < order.index("patch-map")
+
+
+def test_stages_skipped_are_added_to_the_published_study_and_the_whole_is_as_if_never_skipped(folder, settings):
+    whole, manifest, _ = compute(request_for(folder), settings)
+    bare, first, _ = compute(request_for(folder, name="later", skip=frozenset({"patterns"})), settings)
+    assert "patch_layout" not in bare
+    assert "--skip patterns; the same command without it adds it" in bare.attrs["left_out"]["patch_layout"]
+    prepared = prepare(request_for(folder, name="later"), settings, quiet)
+    assert pipeline.published(prepared).content == first.content
+    assert "patch-map" in pipeline.missing(prepared)
+    later, second, _ = compute(request_for(folder, name="later"), settings)
+    assert (first.attempt, second.attempt) == ("attempt-1", "attempt-2")
+    assert second.content == manifest.content
+    assert second.run["images_per_second"] == first.run["images_per_second"]
+    assert second.run["seconds"]["patch-map"] > 0
+    assert pipeline.missing(prepared) == []
+    assert np.array_equal(bare.read("logits"), later.read("logits"))
+    assert verify(later.path.parent) == []
+    assert whole.attrs == later.attrs
+
+
+def test_a_study_has_names_and_both_maps_with_what_they_are_worth(study):
+    opened, manifest, _ = study
+    heads = (15, 4, 2)
+    for name in ("cls_layout", "patch_layout", "pooled_layout"):
+        xy = opened.read(name)
+        assert xy.shape == (*heads, 2)
+        assert np.isfinite(xy).all()
+        assert xy.std() > 0
+    for name in ("cls", "patch", "pooled"):
+        told = opened.attrs["maps"][name]
+        assert 0.5 < told["trustworthiness"] <= 1
+        assert 0 <= told["neighbours_kept"] <= 1
+        assert 0 <= told["seed_agreement"] <= 1
+        assert len(told["purity"]["layer"]) == 4
+        assert told["seed"] == 0
+    loss = opened.attrs["autoencoder"]["loss"]
+    assert loss["train"][-1] < loss["train"][0]
+    assert opened.read("pattern_score").shape == (*heads, 13)
+    best = opened.read("pattern_score").argmax(axis=-1)
+    named = opened.read("pattern_name") >= 0
+    assert np.array_equal(opened.read("pattern_name")[named], best[named])
+    relevance = opened.read("content_relevance")
+    assert ((relevance >= 0) & (relevance < 1.2)).all()
+    assert set(manifest.run["peak_mb"]) >= {"heads", "patterns", "cls-map", "autoencoder", "latents", "patch-map"}
+
+
+def test_content_relevance_is_one_minus_the_mean_correlation_of_all_pairs_of_images(study):
+    opened, _, _ = study
+    layer, head = 3, 1
+    matrices = [opened.attention(image, layer, head)[1:, 1:].ravel().astype(float) for image in range(15)]
+    pairs = np.corrcoef(matrices)[np.triu_indices(15, 1)]
+    assert opened.read("content_relevance", layer, head) == pytest.approx(1 - pairs.mean(), abs=1e-6)
+
+
+def test_masks_say_how_far_attention_follows_the_object_and_may_be_given_later(folder, settings, tmp_path):
+    masks = tmp_path / "masks"
+    for picture in sorted(folder.rglob("*.png"))[:4]:
+        path = masks / picture.relative_to(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(picture) as opened:
+            mask = np.zeros((opened.height, opened.width), np.uint8)
+        mask[: len(mask) // 2] = 255
+        Image.fromarray(mask).save(path)
+    bare, _, _ = compute(request_for(folder), settings)
+    assert "--masks adds it" in bare.attrs["left_out"]["object_auc"]
+    masked, manifest, _ = compute(request_for(folder, masks=masks), settings)
+    assert manifest.attempt == "attempt-2"
+    assert masked.attrs["masks"] | {"fingerprint": ""} == {"found": 4, "missing": 5, "fingerprint": ""}
+    share = masked.read("object")
+    assert np.isnan(share[4:]).all()
+    assert np.allclose(share[0].reshape(4, 4)[[0, 3]], [[1] * 4, [0] * 4])
+    received = masked.attention(0, 2, 1)[1:, 1:].mean(axis=0)
+    weights = np.concatenate([share[0], 1 - share[0]])
+    truth = roc_auc_score([1] * 16 + [0] * 16, np.tile(received, 2), sample_weight=weights)
+    assert masked.read("object_auc", 0, 2, 1) == pytest.approx(truth, abs=1e-3)
+    assert np.isnan(masked.read("object_auc", 4)).all()
+    first = next(masks.rglob("*.png"))
+    Image.fromarray(255 - np.asarray(Image.open(first))).save(first)
+    with pytest.raises(pipeline.StudyExistsError, match="with other masks"):
+        pipeline.published(prepare(request_for(folder, masks=masks), settings, quiet))
+
+
+def test_a_model_without_cls_has_no_cls_map_and_says_why(folder, settings):
+    request = replace(request_for(folder), model="vit_wee_patch16_reg1_gap_256")
+    opened, _, _ = compute(request, settings)
+    assert "cls_layout" not in opened
+    assert "no CLS token is read" in opened.attrs["left_out"]["cls_layout"]
+    assert set(opened.attrs["maps"]) == {"patch", "pooled"}
+    assert opened.read("patch_layout").shape == (9, opened.sizes["layer"], opened.sizes["head"], 2)
 
 
 def test_units_hold_whole_batches_and_no_more_than_a_minute_of_a_slow_machine():

@@ -27,7 +27,8 @@ LARGE = schema.all_sizes(
         "vector": 5,
     }
     | {"layer": 12, "head": 12, "token": 197, "channel": 768, "head_channel": 64, "hop": 14, "rank": 5}
-    | {"cls_entry": 393, "mask_byte": 4802}
+    | {"cls_entry": 393, "mask_byte": 4802, "patch": 196, "pattern": 13, "cls_pattern": 3, "latent": 32}
+    | {"parameter": 3_000_000}
 )
 
 
@@ -77,7 +78,7 @@ def test_a_unit_is_the_only_writer_of_its_objects(name):
 @pytest.mark.parametrize("name", SCHEMA)
 def test_what_nobody_wrote_reads_as_no_number(name):
     spec = SCHEMA[name]
-    fills = {"string": "", "float": None, "int32": -1, "uint8": 0}
+    fills = {"string": "", "float": None, "int32": -1, "int8": -128, "uint8": 0}
     kind = "float" if spec.dtype.startswith("float") else spec.dtype
     assert math.isnan(spec.fill) if kind == "float" else spec.fill == fills[kind]
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -8,7 +9,7 @@ import pytest
 from store import schema
 from store.attempt import Attempt
 from store.errors import DamagedError, NewerSchemaError, StoreError, StudyBusyError, StudyNotFoundError
-from store.manifest import Manifest
+from store.manifest import Manifest, verify
 from store.paths import ack_path, attempt_path, manifest_path, part_path, plan_path, work_path
 from store.study import list_studies, open_published
 from tests.studies import RUN, compute, tiny_study
@@ -29,7 +30,7 @@ def content(tmp_path_factory, tiny):
 
 def begin(study, tiny, **changes):
     arguments = {"plan": tiny.plan, "sizes": tiny.sizes, "attrs": tiny.attrs, "start": tiny.written("start")}
-    arguments |= {"arrays": tiny.arrays, "unit_images": tiny.unit_images}
+    arguments |= {"arrays": tiny.of_units(), "unit_images": tiny.unit_images}
     return Attempt.start(study, **(arguments | changes))
 
 
@@ -40,8 +41,8 @@ def write_units(attempt, tiny, order=None):
 
 def finish(attempt, tiny):
     attempt.gather()
-    for name, array in tiny.written("end").items():
-        attempt.write(name, array)
+    for stage, arrays in tiny.stages().items():
+        attempt.write_stage(stage, arrays, {})
     return attempt.publish(tiny.late_attrs, RUN)
 
 
@@ -63,7 +64,7 @@ def test_a_closed_attempt_resumes_where_it_was(tmp_path, tiny, content):
     with Attempt.unfinished(tmp_path / "a", tiny.plan) as attempt:
         assert attempt.pending() == [0, 2]
         assert attempt.facts() == [{"unit": 1}]
-        assert attempt.arrays == list(tiny.arrays)
+        assert attempt.arrays == tiny.of_units()
         write_units(attempt, tiny)
         assert finish(attempt, tiny).content == content
 
@@ -78,13 +79,10 @@ def test_gathered_arrays_are_in_image_order_when_chunks_and_units_do_not_meet(tm
     monkeypatch.setattr(schema, "GATHERED_CHUNK_BYTES", 3 * 2 * 2 * 4)  # three images of importance
     with begin(tmp_path / "a", tiny) as attempt:
         write_units(attempt, tiny, [1, 2, 0])
-        with pytest.raises(StoreError, match=r"gather\(\)"):
-            attempt.gathered("importance")
         attempt.gather()
+        study = attempt.so_far()
         for name, array in tiny.written("gathered").items():
-            np.testing.assert_array_equal(attempt.gathered(name), array)
-        with pytest.raises(ValueError, match="pixels is not gathered"):
-            attempt.gathered("pixels")
+            np.testing.assert_array_equal(study.read(name), array)
         finish(attempt, tiny)
     study = open_published(tmp_path / "a")
     assert study["importance"].chunks[:2] == (1, 3)
@@ -202,12 +200,95 @@ def test_a_unit_that_does_not_fit_the_table_is_refused_and_stays_pending(tmp_pat
         assert attempt.pending() == [0, 1, 2]
 
 
-def test_only_arrays_of_the_end_are_written_whole(tmp_path, tiny):
-    with (
-        begin(tmp_path / "a", tiny) as attempt,
-        pytest.raises(ValueError, match="logits: not written in this step"),
-    ):
-        attempt.write("logits", tiny.arrays["logits"])
+def test_only_arrays_of_the_end_are_written_by_a_stage_and_only_by_one(tmp_path, tiny):
+    with begin(tmp_path / "a", tiny) as attempt:
+        with pytest.raises(ValueError, match="logits: not written in this step"):
+            attempt.write_stage("logits", {"logits": tiny.arrays["logits"]}, {})
+        with pytest.raises(ValueError, match=r"'\.\./up' is not a stage's name"):
+            attempt.write_stage("../up", {}, {})
+    with pytest.raises(ValueError, match=r"image_layout, .*: not of the start; write_stage\(\)"):
+        begin(tmp_path / "b", tiny, arrays=tiny.arrays)
+
+
+def test_a_finished_stage_is_remembered_and_one_that_was_begun_leaves_nothing(tmp_path, tiny, content, monkeypatch):
+    def die(path, data):
+        raise KeyboardInterrupt
+
+    with begin(tmp_path / "a", tiny) as attempt:
+        write_units(attempt, tiny)
+        attempt.gather()
+        attempt.write_stage("patch-latent", {"patch_latent": tiny.arrays["patch_latent"]}, {"latent": 4})
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("store.files.put_now", die)
+            attempt.write_stage("cls-layout", {"cls_layout": tiny.arrays["cls_layout"]}, {})
+        assert (attempt.path / "cls_layout").is_dir()
+    with Attempt.unfinished(tmp_path / "a", tiny.plan) as attempt:
+        assert attempt.stages() == {"patch-latent": {"latent": 4}}
+        assert attempt.arrays == [*tiny.of_units(), "patch_latent"]
+        assert attempt.sizes["latent"] == 4
+        attempt.gather()
+        study = attempt.so_far()
+        np.testing.assert_array_equal(study.read("patch_latent"), tiny.arrays["patch_latent"])
+        np.testing.assert_array_equal(study.attention(1, 0, 1), tiny.arrays["attention"][1, 0, 1].astype(np.float32))
+        few = attempt.publish(tiny.late_attrs, RUN)
+    assert "cls_layout" not in open_published(tmp_path / "a")
+    assert verify(tmp_path / "a") == []
+    assert few.content != content
+
+
+def test_a_stage_whose_objects_are_gone_is_not_finished(tmp_path, tiny, content):
+    with begin(tmp_path / "a", tiny) as attempt:
+        write_units(attempt, tiny)
+        finish_but = {stage: arrays for stage, arrays in tiny.stages().items() if stage != "pattern"}
+        attempt.gather()
+        for stage, arrays in tiny.stages().items():
+            attempt.write_stage(stage, arrays, {})
+        (attempt.path / "pattern" / "c.0").unlink()
+        assert set(attempt.stages()) == set(finish_but)
+        assert finish(attempt, tiny).content == content
+
+
+def test_a_published_study_is_extended_by_a_stage_without_writing_the_rest_again(tmp_path, tiny, content):
+    bare = tiny_study()
+    for name in tiny.written("end"):
+        if name != "image_layout":
+            del bare.arrays[name]
+    first = compute(tmp_path / "a", bare)
+    reader = open_published(tmp_path / "a")
+    with Attempt.extend(tmp_path / "a", tiny.plan) as attempt:
+        assert attempt.pending() == []
+        assert attempt.arrays == list(bare.arrays)
+        attempt.gather()
+        np.testing.assert_array_equal(attempt.so_far().read("logits"), tiny.arrays["logits"])
+        attempt.write_stage("pattern", {"pattern": tiny.arrays["pattern"]}, {})
+    with Attempt.unfinished(tmp_path / "a", tiny.plan) as attempt:
+        assert list(attempt.stages()) == ["pattern"]
+        for stage, arrays in tiny.stages().items():
+            if stage not in ("pattern", "image-layout"):
+                attempt.write_stage(stage, arrays, {})
+        manifest = attempt.publish(tiny.late_attrs, RUN)
+    assert (first.attempt, manifest.attempt) == ("attempt-1", "attempt-2")
+    assert manifest.content == content
+    same = attempt_path(tmp_path / "a", 2) / "residual" / "c.0.0.0.0"
+    assert same.samefile(attempt_path(tmp_path / "a", 1) / "residual" / "c.0.0.0.0")
+    np.testing.assert_array_equal(reader.read("logits"), tiny.arrays["logits"])
+    assert verify(tmp_path / "a") == []
+
+
+def test_where_there_are_no_hard_links_a_study_is_extended_by_copies(tmp_path, tiny, content, monkeypatch):
+    def refuse(path, target):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    compute(tmp_path / "a", tiny)
+    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
+    with Attempt.extend(tmp_path / "a", tiny.plan) as attempt:
+        assert attempt.publish(tiny.late_attrs, RUN).content == content
+    assert verify(tmp_path / "a") == []
+
+
+def test_what_is_not_published_cannot_be_extended(tmp_path, tiny):
+    with pytest.raises(StudyNotFoundError):
+        Attempt.extend(tmp_path / "a", tiny.plan)
 
 
 def test_what_is_not_finished_is_not_published(tmp_path, tiny):
@@ -219,9 +300,6 @@ def test_what_is_not_finished_is_not_published(tmp_path, tiny):
             attempt.publish({}, {})
         write_units(attempt, tiny)
         with pytest.raises(StoreError, match=r"target is not written yet; gather\(\)"):
-            attempt.publish({}, {})
-        attempt.gather()
-        with pytest.raises(StoreError, match=r"image_layout is not written yet; write\('image_layout'"):
             attempt.publish({}, {})
         assert not manifest_path(tmp_path / "a").exists()
         finish(attempt, tiny)

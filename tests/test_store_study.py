@@ -55,7 +55,7 @@ def test_xarray_opens_the_study_as_a_labelled_dataset(study, tiny):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = xr.open_zarr(study)
-    assert list(dataset.coords) == ["class", "image", "metric", "vector"]
+    assert list(dataset.coords) == ["class", "cls_pattern", "image", "metric", "pattern", "vector"]
     assert list(dataset.image.values) == list(tiny.arrays["image"])
     assert dataset.sizes["depth"] == dataset.sizes["layer"] + 1
     assert dataset.importance.dims == ("metric", "image", "layer", "head")
@@ -182,7 +182,7 @@ def test_a_model_without_biases_rebuilds_with_none(tmp_path):
     with begin(tmp_path / "a", tiny) as attempt:
         write_units(attempt, tiny)
         attempt.gather()
-        attempt.write("image_layout", tiny.arrays["image_layout"])
+        attempt.write_stage("layouts", {"image_layout": tiny.arrays["image_layout"]}, {})
         attempt.publish({}, {})
     exact = attention_of(
         tiny.attrs["model"],
@@ -215,7 +215,7 @@ def test_a_study_with_neither_attention_nor_what_rebuilds_it_says_why(tmp_path):
     with begin(tmp_path / "a", tiny) as attempt:
         write_units(attempt, tiny)
         attempt.gather()
-        attempt.write("image_layout", tiny.arrays["image_layout"])
+        attempt.write_stage("layouts", {"image_layout": tiny.arrays["image_layout"]}, {})
         attempt.publish({}, {})
     study = open_published(tmp_path / "a")
     assert study.attention_source is None

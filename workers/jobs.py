@@ -4,6 +4,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+# What a study can do without, by the name that --skip takes.
+SKIPPABLE = ("patterns",)
+
 
 @dataclass(frozen=True)
 class StudyRequest:
@@ -22,7 +25,9 @@ class StudyRequest:
         per_class: Only the first so many images of each class.
         attention: "auto" stores the matrices up to the limit of the settings; "stored" and "rebuilt" decide.
         device: "auto", "cpu" or "cuda".
-        seed: Of layouts, and of random weights.
+        seed: Of layouts, of the autoencoder, and of random weights.
+        masks: A folder with a mask of the object for each image, or for some.
+        skip: Of SKIPPABLE: left out for now; the same request without it adds what is missing.
     """
 
     model: str
@@ -38,6 +43,8 @@ class StudyRequest:
     attention: str = "auto"
     device: str = "auto"
     seed: int = 0
+    masks: Path | None = None
+    skip: frozenset[str] = frozenset()
 
     @property
     def study(self) -> str:

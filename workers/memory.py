@@ -1,7 +1,8 @@
-"""What does a process that computes do with memory that it has freed? It keeps it for the next tensor."""
+"""What does a process that computes do with memory? It keeps what is freed for the next tensor, and says its peak."""
 
 import ctypes
 from contextlib import suppress
+from pathlib import Path
 
 # Parameters of mallopt, from glibc's malloc.h, and what they are set to, in bytes.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -19,3 +20,18 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, _LARGEST)
         mallopt(_TRIM_THRESHOLD, _KEPT)
+
+
+def forget_peak() -> None:
+    """Have `peak_mb` start again from what this process holds now."""
+    with suppress(OSError):  # not Linux
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb() -> int | None:
+    """The most memory that this process held since `forget_peak`, in MB; None where the system is not Linux."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1000

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 
 from precompute import analysis
+from precompute.autoencoder import LATENT, num_parameters
 from precompute.certificate import certify
 from precompute.importance import TOP
 from precompute.model import ViT
+from precompute.pattern_names import CLS_PATTERNS, PATCH_PATTERNS
 from precompute.preprocess import class_names, seen_by, thumbnail_size
 from precompute.weights import check_name, open_model
 from store import paths, schema
@@ -29,6 +31,7 @@ from workers.decode import Kept, Quarantined, load, scan
 from workers.images import find_images, fingerprint
 from workers.jobs import StudyRequest
 from workers.labels import ClassNames, LabelError, match_labels, read_class_names
+from workers.masks import Masks, object_shares
 
 # stage, done, of how many, and what it is counted in
 Progress = Callable[[str, int, int, str], None]
@@ -70,6 +73,7 @@ class Prepared:
     arrays: list[str]
     plan: dict[str, Any]
     seconds: dict[str, float]
+    masks: tuple[np.ndarray, Masks] | None
 
     @property
     def attention(self) -> str:
@@ -112,6 +116,10 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
             f"the first, {first.id}: {first.reason}"
         )
     labels = _labels(request, vit, kept)
+    masks = None
+    if request.masks is not None and "patterns" not in request.skip:
+        with clock("masks"):
+            masks = object_shares(request.masks, kept, vit, lambda done, of: progress("masks", done, of, "images"))
     with clock("certificate"):
         progress("certificate", 0, 1, "model")
         certificate = certify(vit, seen_pixels(vit, kept[:CERTIFICATE_IMAGES]))
@@ -167,6 +175,7 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
         [*start, *computed],
         plan,
         clock.seconds,
+        masks,
     )
 
 
@@ -255,6 +264,11 @@ def _sizes(vit: ViT, start: dict[str, np.ndarray]) -> dict[str, int]:
         "hop": max(vit.grid),
         "cls_entry": 2 * vit.num_patches + 1,
         "mask_byte": -(-(vit.num_patches**2) // 8),
+        "patch": vit.num_patches,
+        "pattern": len(PATCH_PATTERNS),
+        "cls_pattern": len(CLS_PATTERNS),
+        "latent": LATENT,
+        "parameter": num_parameters(vit.num_patches),
     }
     if "class" in start:
         sizes |= {"class": len(start["class"]), "rank": min(TOP, len(start["class"]))}

@@ -1,4 +1,4 @@
-"""How does a study come to be? Units of images are computed and written, layouts made of all, the whole published.
+"""How does a study come to be? Units of images are computed and written, stages make maps of all, the whole published.
 
 Each step says how far it is through `Progress`, and may be stopped between batches. Run again after a stop or a crash,
 it goes on where it was.
@@ -22,13 +22,15 @@ import torch
 from scipy.stats import binomtest
 
 from precompute import analysis
-from precompute.layout import layout
 from precompute.preprocess import thumbnail, thumbnail_size
 from store import schema
 from store.attempt import Attempt
 from store.errors import DiskFullError, StudyNotFoundError
 from store.manifest import Manifest
-from workers.prepare import Clock, Prepared, Progress, nbytes, seen_pixels, versions
+from store.study import Study, open_published
+from workers.memory import forget_peak, peak_mb
+from workers.prepare import Prepared, Progress, nbytes, seen_pixels, versions
+from workers.stages import STAGES, Stage, Task
 
 # A top-1 rate that guessing would reach once in a hundred tries is called near chance.
 CHANCE_LEVEL = 0.01
@@ -53,22 +55,34 @@ class Price:
 
 
 def published(prepared: Prepared) -> Manifest | None:
-    """The study's manifest, if these very settings published it already.
+    """The study's manifest, if these very settings published it already; `missing` tells what it may lack.
 
     Raises:
-        StudyExistsError: it is published with other settings or images.
+        StudyExistsError: it is published with other settings, images or masks.
     """
     try:
         manifest = Manifest.load(prepared.study)
     except StudyNotFoundError:
         return None
+    name = prepared.study.name
     if manifest.run.get("plan") != _plan_hash(prepared):
-        name = prepared.study.name
         raise StudyExistsError(
             f"study {name} is published already, made with another model, images or settings, and a published study "
             f"never changes; give --name OTHER, or remove it with `headscope rm {name}`"
         )
+    known = open_published(prepared.study).attrs.get("masks")
+    if prepared.masks is not None and known is not None and known["fingerprint"] != prepared.masks[1].fingerprint:
+        raise StudyExistsError(
+            f"study {name} is published already, with other masks, and a published study never changes; give "
+            f"--name OTHER, leave out --masks, or remove it with `headscope rm {name}`"
+        )
     return manifest
+
+
+def missing(prepared: Prepared) -> list[str]:
+    """Stages that are asked for and that the published study lacks."""
+    there = open_published(prepared.study).arrays
+    return [stage.name for stage in _asked(prepared) if not set(_arrays(prepared, stage)) <= set(there)]
 
 
 def run(
@@ -81,49 +95,51 @@ def run(
         check: Called between batches; it may raise, to stop: what is finished is kept.
     Raises:
         StudyBusyError: Another process is computing this study.
+        StudyExistsError: As `published`.
         DiskFullError: There is no room for it; the message says how much is needed.
     """
-    began = datetime.now(UTC)
+    before = published(prepared)
+    run_facts: dict[str, Any] = dict(before.run) if before else {"began": _now()}
     attempt = Attempt.unfinished(prepared.study, prepared.plan)
-    if attempt is None:
+    if attempt is None and before is not None:
+        attempt = Attempt.extend(prepared.study, prepared.plan)
+    elif attempt is None:
         refuse_small_disk(prepared)
         attempt = _started(prepared, prepared.study)
     with attempt:
-        done = len(prepared.kept) - sum(len(attempt.units[u]) for u in attempt.pending())
-        progress("heads", done, len(prepared.kept), "images")
-        for unit in attempt.pending():
-            _unit(prepared, attempt, unit, check)
-            done += len(attempt.units[unit])
-            progress("heads", done, len(prepared.kept), "images")
-            if len(attempt.facts()) == 1:
-                first = _price(prepared, attempt)
-                refuse_small_disk(prepared, first.bytes)
-                tell_price(first)
-        clock = Clock(prepared.seconds)
-        with clock("gather"):
-            progress("gather", 0, 1, "arrays")
-            attempt.gather()
-            progress("gather", 1, 1, "arrays")
-        with clock("layouts"):
-            layouts = _layouts(prepared, attempt, progress, check)
-        facts = attempt.facts()
-        attrs = {
-            "nonfinite": _nonfinite(attempt, facts),
-            "accuracy": _accuracy(prepared, attempt),
-            "layouts": layouts,
-        }
-        heads_seconds = sum(f["seconds"] for f in facts)
+        attrs: dict[str, Any] = {}
+        seconds, peaks = dict(run_facts.get("seconds", {})), dict(run_facts.get("peak_mb", {}))
+        if before is None:
+            forget_peak()
+            _units(prepared, attempt, progress, tell_price, check)
+            facts = attempt.facts()
+            seconds |= prepared.seconds | {"heads": sum(f["seconds"] for f in facts)}
+            peaks["heads"] = peak_mb()
+            run_facts["images_per_second"] = len(prepared.kept) / seconds["heads"]
+            attrs["nonfinite"] = _nonfinite(attempt, facts)
+        progress("gather", 0, 1, "arrays")
+        attempt.gather()
+        progress("gather", 1, 1, "arrays")
+        if before is None:
+            attrs["accuracy"] = _accuracy(prepared, attempt.so_far())
+        for stage in _asked(prepared):
+            if not set(_arrays(prepared, stage)) <= set(attempt.arrays):
+                _stage(prepared, attempt, stage, progress, check)
+        for name, told in attempt.stages().items():
+            seconds[name], peaks[name] = told["seconds"], told["peak_mb"]
+        attrs |= _told_by_stages(attempt)
+        attrs["left_out"] = prepared.attrs["left_out"] | _not_asked(prepared, attempt.arrays)
         progress("publish", 0, 1, "study")
         manifest = attempt.publish(
             attrs,
-            {
+            run_facts
+            | {
                 "headscope": version("headscope"),
                 "packages": versions(),
                 "plan": _plan_hash(prepared),
-                "began": began.isoformat(timespec="seconds"),
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "seconds": {**clock.seconds, "heads": heads_seconds},
-                "images_per_second": len(prepared.kept) / heads_seconds,
+                "finished": _now(),
+                "seconds": seconds,
+                "peak_mb": peaks,
                 "device": _device_name(prepared.vit.device),
                 "threads": torch.get_num_threads(),
             },
@@ -172,9 +188,80 @@ def refuse_small_disk(prepared: Prepared, needed: int | None = None) -> None:
         )
 
 
+def _units(
+    prepared: Prepared,
+    attempt: Attempt,
+    progress: Progress,
+    tell_price: Callable[[Price], None],
+    check: Callable[[], None],
+) -> None:
+    """Compute and write the units that are not finished."""
+    done = len(prepared.kept) - sum(len(attempt.units[u]) for u in attempt.pending())
+    progress("heads", done, len(prepared.kept), "images")
+    for unit in attempt.pending():
+        _unit(prepared, attempt, unit, check)
+        done += len(attempt.units[unit])
+        progress("heads", done, len(prepared.kept), "images")
+        if len(attempt.facts()) == 1:
+            first = _price(prepared, attempt)
+            refuse_small_disk(prepared, first.bytes)
+            tell_price(first)
+
+
+def _stage(prepared: Prepared, attempt: Attempt, stage: Stage, progress: Progress, check: Callable[[], None]) -> None:
+    """Run and write one stage."""
+    task = Task(
+        study=attempt.so_far(),
+        seed=prepared.request.seed,
+        device=prepared.vit.device,
+        masks=prepared.masks,
+        progress=lambda done, of: progress(stage.name, done, of, stage.counted),
+        check=check,
+    )
+    forget_peak()
+    began = time.perf_counter()
+    arrays, attrs = stage.run(task)
+    took = {"seconds": round(time.perf_counter() - began, 3), "peak_mb": peak_mb()}
+    attempt.write_stage(stage.name, arrays, {"attrs": attrs, **took})
+
+
+def _told_by_stages(attempt: Attempt) -> dict[str, Any]:
+    """Root attributes from all finished stages; each map adds its own to those that are published already."""
+    told: dict[str, Any] = {"maps": attempt.so_far().attrs.get("maps", {})}
+    for facts in attempt.stages().values():
+        told |= {key: told["maps"] | value if key == "maps" else value for key, value in facts["attrs"].items()}
+    return told
+
+
+def _asked(prepared: Prepared) -> list[Stage]:
+    """The stages that the request asks for and the model allows, in their order."""
+    return [stage for stage in STAGES if not _reason(prepared, stage) and _arrays(prepared, stage)]
+
+
+def _arrays(prepared: Prepared, stage: Stage) -> list[str]:
+    """What the stage writes for this model."""
+    return [name for name in stage.arrays if name not in prepared.attrs["left_out"]]
+
+
+def _reason(prepared: Prepared, stage: Stage) -> str | None:
+    """Why the request does not ask for a stage; None if it does."""
+    if stage.skipped_by in prepared.request.skip:
+        return f"left out by --skip {stage.skipped_by}; the same command without it adds it"
+    if stage.name == "objects" and prepared.masks is None:
+        return "no masks were given; the same command with --masks adds it"
+    return None
+
+
+def _not_asked(prepared: Prepared, there: list[str]) -> dict[str, str]:
+    """Why arrays of stages are not there, by name."""
+    reasons = {name: _reason(prepared, stage) for stage in STAGES for name in _arrays(prepared, stage)}
+    return {name: why for name, why in reasons.items() if why is not None and name not in there}
+
+
 def _started(prepared: Prepared, study: Path) -> Attempt:
+    of_units = [name for name in prepared.arrays if schema.SCHEMA[name].written != "end"]
     return Attempt.start(
-        study, prepared.plan, prepared.sizes, prepared.attrs, prepared.start, prepared.arrays, prepared.unit_images
+        study, prepared.plan, prepared.sizes, prepared.attrs, prepared.start, of_units, prepared.unit_images
     )
 
 
@@ -222,12 +309,12 @@ def _nonfinite(attempt: Attempt, facts: list[dict[str, Any]]) -> dict[str, Any]:
     return {"images": sorted(images), "values": dict(sorted(counts.items()))}
 
 
-def _accuracy(prepared: Prepared, attempt: Attempt) -> dict[str, Any] | None:
+def _accuracy(prepared: Prepared, study: Study) -> dict[str, Any] | None:
     """Top-1 and top-5 on the labelled images, and whether guessing would do as well."""
     known = prepared.label >= 0
     if not known.any() or not prepared.vit.num_classes:
         return None
-    label, logits = prepared.label[known], attempt.gathered("logits")[known]
+    label, logits = prepared.label[known], study.read("logits")[known]
     above = (logits > logits[np.arange(len(label)), label][:, None]).sum(axis=1)
     top1 = int((above < 1).sum())
     chance = binomtest(top1, len(label), 1 / logits.shape[1], alternative="greater").pvalue
@@ -237,27 +324,6 @@ def _accuracy(prepared: Prepared, attempt: Attempt) -> dict[str, Any] | None:
         "images": len(label),
         "near_chance": bool(chance > CHANCE_LEVEL),
     }
-
-
-def _layouts(
-    prepared: Prepared, attempt: Attempt, progress: Progress, check: Callable[[], None]
-) -> dict[str, dict[str, object]]:
-    """Write image_layout; return how each was made."""
-    vectors = [str(v) for v in prepared.start["vector"]]
-    metrics = [str(m) for m in prepared.start["metric"]]
-    importance = attempt.gathered("importance")
-    placed, made = [], {}
-    for done, vector in enumerate(vectors):
-        check()
-        progress("layouts", done, len(vectors), "layouts")
-        values = (
-            attempt.gathered(vector) if vector == "pruned_probability" else importance[metrics.index(vector)]
-        ).reshape(len(prepared.kept), -1)
-        xy, made[vector] = layout(values, prepared.request.seed)
-        placed.append(xy)
-    attempt.write("image_layout", np.stack(placed))
-    progress("layouts", len(vectors), len(vectors), "layouts")
-    return made
 
 
 def _price(prepared: Prepared, attempt: Attempt) -> Price:
@@ -279,6 +345,10 @@ def _price(prepared: Prepared, attempt: Attempt) -> Price:
         attention_bytes=attention,
         unit_images=prepared.unit_images,
     )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _device_name(device: torch.device) -> str:

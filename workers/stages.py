@@ -1,0 +1,301 @@
+"""What is computed once all images are? Stages: each reads the study so far and makes whole arrays of it.
+
+They run in the order of STAGES, since a later one reads what an earlier one wrote. A stage that was killed starts
+again; one that is finished does not. The large arrays are read in blocks of images, never whole.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from precompute import autoencoder, pattern_names
+from precompute.content import Agreement, object_auc, received
+from precompute.layout import layout
+from precompute.map_quality import NEIGHBOURS, neighbours_kept, purity, seed_agreement, trustworthiness
+from precompute.reduction import pool_size, pooled, principal_axes
+from store.study import Study
+from workers.masks import Masks
+
+Arrays = dict[str, np.ndarray]
+Facts = dict[str, Any]  # root attributes, in plain JSON
+
+# Bytes of one block of images, unpacked: what is in memory at a time.
+BLOCK_BYTES = 64_000_000
+CLS_COMPONENTS = 50
+POOLED_COMPONENTS = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a stage works on.
+
+    Attributes:
+        study: Everything that is written so far.
+        masks: The share of each patch that is object, (image, patch), and what was found in the folder of masks.
+        progress: Called with what is done, of how much.
+        check: Called often; it may raise, to stop.
+    """
+
+    study: Study
+    seed: int
+    device: torch.device
+    masks: tuple[np.ndarray, Masks] | None
+    progress: Callable[[int, int], None]
+    check: Callable[[], None]
+
+    @property
+    def heads(self) -> tuple[int, int, int]:
+        """Images, layers and heads."""
+        sizes = self.study.sizes
+        return sizes["image"], sizes["layer"], sizes["head"]
+
+    @property
+    def strata(self) -> np.ndarray:
+        """The head that each point of a map is of: the same number for all images."""
+        images, layers, heads = self.heads
+        return np.tile(np.arange(layers * heads), images)
+
+    def part(self, part: int, parts: int) -> Callable[[int, int], None]:
+        """Progress of one part of equal parts, in per cent of the whole."""
+        return lambda done, of: self.progress(100 * (part * of + done) // (parts * of), 100)
+
+    def blocks(self, name: str, bytes_a_head: int) -> Iterator[np.ndarray]:
+        """All heads of all images, (head of image, …), some images at a time."""
+        images, layers, heads = self.heads
+        step = max(1, BLOCK_BYTES // (layers * heads * bytes_a_head))
+        for start in range(0, images, step):
+            self.check()
+            block = self.study.read(name, slice(start, start + step))
+            yield block.reshape(-1, *block.shape[3:])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step.
+
+    Attributes:
+        name: By which a resumed run knows that it is finished.
+        arrays: What it writes; of these, those that the model allows.
+        counted: What its progress is counted in.
+        run: Does it, and tells what is to stand in the root attributes.
+        skipped_by: The word after --skip that leaves it out.
+    """
+
+    name: str
+    arrays: tuple[str, ...]
+    counted: str
+    run: Callable[[Task], tuple[Arrays, Facts]]
+    skipped_by: str | None = "patterns"
+
+
+def image_layouts(task: Task) -> tuple[Arrays, Facts]:
+    """Where the images are, by what pruning each head does to them."""
+    study = task.study
+    images = study.sizes["image"]
+    placed, made = [], {}
+    for done, vector in enumerate(study.vectors):
+        task.check()
+        task.progress(done, len(study.vectors))
+        if vector == "pruned_probability":
+            values = study.read(vector)
+        else:
+            values = study.read("importance", study.metric_index(vector))
+        xy, made[vector] = layout(values.reshape(images, -1), task.seed, check=task.check)
+        placed.append(xy)
+    task.progress(len(study.vectors), len(study.vectors))
+    return {"image_layout": np.stack(placed)}, {"layouts": made}
+
+
+def patterns(task: Task) -> tuple[Arrays, Facts]:
+    """What each head's attention is like, by name; and how far it is the same on every image."""
+    study, (images, layers, heads) = task.study, task.heads
+    model = study.attrs["model"]
+    grid, prefix, has_cls = tuple(model["grid"]), model["num_prefix_tokens"], model["has_cls"]
+    kinds = len(pattern_names.PATCH_PATTERNS), len(pattern_names.CLS_PATTERNS)
+    scores = torch.empty(images, layers, heads, kinds[0])
+    cls_scores = torch.empty(images, layers, heads, kinds[1])
+    relevance = torch.empty(layers, heads)
+    for layer in range(layers):
+        agreement = Agreement(heads, grid[0] * grid[1])
+        for image in range(images):
+            task.check()
+            attn = torch.from_numpy(study.layer_attention(image, layer))
+            between = attn[..., prefix:, prefix:]
+            scores[image, layer] = pattern_names.patch_scores(between, grid)
+            if has_cls:
+                cls_scores[image, layer] = pattern_names.cls_scores(attn, prefix)
+            agreement.add(between)
+            task.progress(layer * images + image + 1, layers * images)
+        relevance[layer] = agreement.relevance()
+    names = pattern_names.names(scores)
+    arrays = {
+        "pattern": np.array(pattern_names.PATCH_PATTERNS, dtype=object),
+        "pattern_score": scores.numpy(),
+        "pattern_name": names.to(torch.int8).numpy(),
+        "content_relevance": relevance.numpy(),
+    }
+    facts = {"threshold": pattern_names.THRESHOLD, "mixed": _share_of_mixed(names)}
+    if has_cls:
+        cls_names = pattern_names.names(cls_scores)
+        arrays |= {
+            "cls_pattern": np.array(pattern_names.CLS_PATTERNS, dtype=object),
+            "cls_pattern_score": cls_scores.numpy(),
+            "cls_pattern_name": cls_names.to(torch.int8).numpy(),
+        }
+        facts["cls_mixed"] = _share_of_mixed(cls_names)
+    return arrays, {"patterns": facts}
+
+
+def objects(task: Task) -> tuple[Arrays, Facts]:
+    """How far each head's attention follows the object, on the images that have a mask."""
+    assert task.masks is not None
+    covered, found = task.masks
+    study, (images, layers, heads) = task.study, task.heads
+    prefix, has_cls = study.attrs["model"]["num_prefix_tokens"], study.attrs["model"]["has_cls"]
+    patch_auc, cls_auc = np.full((2, images, layers, heads), np.nan, dtype=np.float32)
+    masked = np.flatnonzero(np.isfinite(covered).all(axis=1))
+    for done, image in enumerate(masked):
+        task.check()
+        share = torch.from_numpy(covered[image])
+        for layer in range(layers):
+            attn = torch.from_numpy(study.layer_attention(int(image), layer))
+            patch_auc[image, layer] = object_auc(received(attn[..., prefix:, prefix:]), share)
+            if has_cls:
+                cls_auc[image, layer] = object_auc(attn[..., 0, prefix:], share)
+        task.progress(done + 1, len(masked))
+    arrays = {"object": covered, "object_auc": patch_auc}
+    facts = asdict(found) | {"centre_auc": _centre_auc(covered[masked], study.attrs["model"]["grid"])}
+    return arrays | ({"cls_object_auc": cls_auc} if has_cls else {}), {"masks": facts}
+
+
+def _centre_auc(covered: np.ndarray, grid: list[int]) -> float | None:
+    """The mean AUC of what never looks at a picture: the nearer to the centre, the more. None without an object."""
+    y, x = np.meshgrid(*(np.linspace(-1, 1, side) if side > 1 else np.zeros(1) for side in grid), indexing="ij")
+    found = object_auc(torch.from_numpy(-np.hypot(y, x).ravel()), torch.from_numpy(covered))
+    found = found[~found.isnan()]
+    return float(found.mean()) if len(found) else None
+
+
+def cls_map(task: Task) -> tuple[Arrays, Facts]:
+    """All heads of all images, by the attention from and to CLS."""
+
+    def blocks() -> Iterator[np.ndarray]:
+        return task.blocks("cls_vector", 20 * task.study.sizes["cls_entry"])  # float32, and twice float64
+
+    axes = principal_axes(blocks(), CLS_COMPONENTS)
+    points = np.concatenate([axes.project(block) for block in blocks()])
+    return _map(task, points, "cls", {"components": CLS_COMPONENTS, "explained": axes.share})
+
+
+def train_autoencoder(task: Task) -> tuple[Arrays, Facts]:
+    """The autoencoder, trained on as many matrices of each head."""
+    study = task.study
+    sample, held_out = autoencoder.training_sample(*task.heads, task.seed)
+    trained = autoencoder.train(
+        _masks_of(task, sample),
+        held_out,
+        _patches(study),
+        task.seed,
+        device=task.device,
+        progress=task.progress,
+        check=task.check,
+    )
+    return {"autoencoder": trained.parameters}, {"autoencoder": {**trained.settings, "loss": trained.loss}}
+
+
+def latents(task: Task) -> tuple[Arrays, Facts]:
+    """What the autoencoder makes of every matrix."""
+    study, (images, layers, heads) = task.study, task.heads
+    parameters, patches = study.read("autoencoder"), _patches(study)
+    found = []
+    for block in task.blocks("patch_mask", 5 * patches**2):
+        found.append(autoencoder.encode(parameters, block, patches, device=task.device))
+        task.progress(sum(map(len, found)), images * layers * heads)
+    return {"patch_latent": np.concatenate(found).reshape(images, layers, heads, -1)}, {}
+
+
+def patch_map(task: Task) -> tuple[Arrays, Facts]:
+    """All heads of all images, by the autoencoder's latents."""
+    points = task.study.read("patch_latent")
+    return _map(task, points.reshape(-1, points.shape[-1]), "patch", {"latent": points.shape[-1]})
+
+
+def pooled_map(task: Task) -> tuple[Arrays, Facts]:
+    """All heads of all images without an autoencoder, to compare with: max-pooled, and projected."""
+    patches = _patches(task.study)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for block in task.blocks("patch_mask", 2 * patches**2):
+            yield pooled(block, patches)
+
+    axes = principal_axes(blocks(), POOLED_COMPONENTS)
+    points = np.concatenate([axes.project(block) for block in blocks()])
+    settings = {"components": POOLED_COMPONENTS, "explained": axes.share, "pooled_by": pool_size(patches)}
+    return _map(task, points, "pooled", settings)
+
+
+STAGES = (
+    Stage("layouts", ("image_layout",), "layouts", image_layouts, skipped_by=None),
+    Stage(
+        "patterns",
+        (
+            *("pattern", "pattern_score", "pattern_name", "content_relevance"),
+            *("cls_pattern", "cls_pattern_score", "cls_pattern_name"),
+        ),
+        "layers of images",
+        patterns,
+    ),
+    Stage("objects", ("object", "object_auc", "cls_object_auc"), "images", objects),
+    Stage("autoencoder", ("autoencoder",), "batches", train_autoencoder),
+    Stage("latents", ("patch_latent",), "heads of images", latents),
+    Stage("patch-map", ("patch_layout",), "%", patch_map),
+    Stage("pooled-map", ("pooled_layout",), "%", pooled_map),
+    Stage("cls-map", ("cls_layout",), "%", cls_map),
+)
+
+
+def _map(task: Task, points: np.ndarray, name: str, settings: Facts) -> tuple[Arrays, Facts]:
+    """The layout of all heads of all images, (head of image, dimension), and how far it can be trusted."""
+    images, layers, heads = task.heads
+    xy, made = layout(points, task.seed, strata=task.strata, progress=task.part(0, 2), check=task.check)
+    told = _trust(task, points, xy)
+    task.progress(100, 100)
+    return {f"{name}_layout": xy.reshape(images, layers, heads, 2)}, {"maps": {name: settings | made | told}}
+
+
+def _trust(task: Task, points: np.ndarray, xy: np.ndarray) -> Facts:
+    """What a map is worth; None for each number where there are too few points to tell."""
+    if np.isfinite(xy).all(axis=1).sum() <= 2 * NEIGHBOURS:
+        return dict.fromkeys(("trustworthiness", "neighbours_kept", "seed_agreement", "purity"))
+    layer = task.strata // task.heads[2]
+    return {
+        "neighbours": NEIGHBOURS,
+        "trustworthiness": trustworthiness(points, xy, seed=task.seed),
+        "neighbours_kept": neighbours_kept(points, xy, seed=task.seed),
+        "purity": purity(xy, task.strata, layer, seed=task.seed),
+        "seed_agreement": seed_agreement(
+            points, xy, task.seed, strata=task.strata, progress=task.part(1, 2), check=task.check
+        ),
+    }
+
+
+def _masks_of(task: Task, sample: np.ndarray) -> np.ndarray:
+    """The packed masks of some heads, (matrix, byte), of which `sample` has image, layer and head, (matrix, 3)."""
+    found = []
+    for image in np.unique(sample[:, 0]):
+        task.check()
+        _, layer, head = sample[sample[:, 0] == image].T
+        found.append(task.study.read("patch_mask", int(image))[layer, head])
+    return np.concatenate(found)
+
+
+def _patches(study: Study) -> int:
+    rows, columns = study.attrs["model"]["grid"]
+    return int(rows * columns)
+
+
+def _share_of_mixed(names: torch.Tensor) -> float:
+    return round(float((names < 0).double().mean()), 6)
