@@ -15,11 +15,12 @@ from dashboard.views import (
     header,
     image_card,
     image_overview,
+    pattern_map,
 )
 from store.settings import Settings
 
 ASSETS = Path(__file__).with_name("assets")
-VIEWS = (header, image_overview, image_card, head_importance, head_grid, head_attention, head_card)
+VIEWS = (header, image_overview, image_card, pattern_map, head_importance, head_grid, head_attention, head_card)
 
 # theme.js stands in the head, so that a dark page is dark before it is painted; the rest is loaded by Dash.
 PAGE = """<!DOCTYPE html>
@@ -69,7 +70,7 @@ def layout(shelf: Shelf) -> html.Div:
         html.Div([*head_attention.layout(), head_card.layout()], className="row lower"),
     ]
     stage = [
-        html.Div([image_overview.layout(), image_card.layout()], className="column left"),
+        html.Div([image_overview.layout(), image_card.layout(), pattern_map.layout()], className="column left"),
         html.Div(right, className="column right"),
     ]
     return html.Div(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dashboard.selection import Facts
+from dashboard.selection import MAPS, Facts
 from store.errors import StoreError, StudyNotFoundError
 from store.paths import manifest_path, study_path
 from store.study import Study, StudyEntry, list_studies, open_published
@@ -26,6 +26,8 @@ STUDIES_OPEN = 8
 # Images read at a time where only one number of each is kept: 4,096 x 1,000 classes are 16 MB.
 BLOCK = 4096
 MOST_CLASS_COLOURS = 12
+# Arrays of all heads of all images that are kept: at 50,000 images of 144 heads a map is 58 MB, its names are 7 MB.
+LARGE_KEPT = 6
 
 
 class Shelf:
@@ -128,8 +130,14 @@ def facts(study: Study) -> StudyFacts:
         image_ids=study.image_ids,
         metrics=tuple(study.metrics),
         colours=_colours(study),
+        maps=tuple(name for name in MAPS if map_array(name) in study) or MAPS[:1],
         interesting=_interesting(study),
     )
+
+
+def map_array(name: str) -> str:
+    """Name of the array with the places of a map's heads, (image, layer, head, xy)."""
+    return f"{name}_layout"
 
 
 def _colours(study: Study) -> tuple[str, ...]:
@@ -187,6 +195,12 @@ def ranks(values: Array) -> Array:
 def read(study: Study, name: str, *index: int) -> Array:
     """`study.read(name, *index)`, kept and read-only. For what is small, or of one image."""
     return _sealed(study.read(name, *index))
+
+
+@lru_cache(maxsize=LARGE_KEPT)
+def large(study: Study, name: str) -> Array:
+    """As `read`, for what has something of every head of every image: fewer are kept."""
+    return _sealed(study.read(name))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """What do all graphs share? Their wrapper, which sends nothing anywhere, and the greys around the data."""
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 from dash import dcc
 
-from dashboard.theme import FONT, LIGHT, Palette
+from dashboard.data import Array
+from dashboard.theme import FONT, LIGHT, Palette, Ramp, colorscale
 
 # plotly.js 4 shows a "Share chart" button that uploads the figure to Plotly's cloud unless it is told not to.
 CONFIG: dict[str, Any] = {
@@ -85,3 +88,27 @@ def colorbar(colours: Palette, title: str) -> dict[str, Any]:
         "exponentformat": "e",
         "title": {"text": title, "side": "right", "font": {"color": colours.muted, "size": 11}},
     }
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """What the colours of points say.
+
+    Attributes:
+        values: Of each point; NaN where it has none.
+        ramp: The colours, from the lowest value to the highest.
+        limits: Those values.
+        names: What each colour of a stepped ramp stands for; empty for a smooth one.
+    """
+
+    values: Array
+    ramp: Ramp
+    limits: tuple[float, float]
+    names: tuple[str, ...] = ()
+
+    @property
+    def colorscale(self) -> list[list[float | str]]:
+        if not self.names:
+            return colorscale(self.ramp)
+        edges = np.linspace(0, 1, len(self.ramp) + 1)
+        return [[edge, c] for c, *pair in zip(self.ramp, edges, edges[1:], strict=False) for edge in pair]

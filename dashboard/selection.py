@@ -12,6 +12,11 @@ SELECTION = "selection"
 # What the image overview can be coloured by; "plain" is for a model without a classifier.
 COLOURS = ("class", "probability", "prediction", "plain")
 
+# The maps of all heads of all images: by their attention between patches, or from and to CLS.
+MAPS = ("patch", "cls")
+# What the heads of a map can be coloured by; "density" is not the heads but how many there are.
+MAP_COLOURS = ("layer", "pattern", "density")
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -23,6 +28,8 @@ class Selection:
         layer, head: The head; there is always one.
         metric: The importance metric.
         colour: What the image overview is coloured by, of COLOURS.
+        map: The map of attention patterns, of MAPS.
+        map_colour: What its heads are coloured by, of MAP_COLOURS.
         token: The query token whose attention is shown on the image; None for CLS, or, in a model without
             CLS, for the mean over patches.
     """
@@ -33,6 +40,8 @@ class Selection:
     head: int
     metric: str
     colour: str
+    map: str
+    map_colour: str
     token: int | None
 
     @classmethod
@@ -66,9 +75,11 @@ KINDS: dict[str, tuple[type, ...]] = {
     "head": (int,),
     "metric": (str,),
     "colour": (str,),
+    "map": (str,),
+    "map_colour": (str,),
     "token": (int, type(None)),
 }
-EXAMPLE = Selection("demo", None, 0, 0, "probability", "class", None)
+EXAMPLE = Selection("demo", None, 0, 0, "probability", "class", "patch", "layer", None)
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,7 @@ class Facts:
 
     Attributes:
         metrics, colours: That it has; the first is the default.
+        maps: That it has, of MAPS; of a study without any the one whose place says so.
         interesting: Layer, head and image that are picked when nothing is asked for.
     """
 
@@ -88,11 +100,17 @@ class Facts:
     image_ids: list[str]
     metrics: tuple[str, ...]
     colours: tuple[str, ...]
+    maps: tuple[str, ...]
     interesting: tuple[int, int, str | None]
 
     @cached_property
     def image_indices(self) -> dict[str, int]:
         return {image: index for index, image in enumerate(self.image_ids)}
+
+    @property
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """What can be picked by a button, by field of the selection."""
+        return {"metric": self.metrics, "colour": self.colours, "map": self.maps, "map_colour": MAP_COLOURS}
 
 
 def head_label(layer: int, head: int) -> str:
@@ -102,7 +120,8 @@ def head_label(layer: int, head: int) -> str:
 def default(facts: Facts) -> Selection:
     """What is picked when nothing is asked for: a head that matters, and an image on which it does."""
     layer, head, image = facts.interesting
-    return Selection(facts.name, image, layer, head, facts.metrics[0], facts.colours[0], None)
+    first = {field: values[0] for field, values in facts.choices.items()}
+    return Selection(study=facts.name, image=image, layer=layer, head=head, token=None, **first)
 
 
 # --- the address ---
@@ -152,10 +171,10 @@ def _has(facts: Facts, name: str, value: object) -> bool:
             return value == facts.name
         case "image":
             return value is None or value in facts.image_indices
-        case "metric" | "colour":
-            return value in (facts.metrics if name == "metric" else facts.colours)
         case "token" if value is None:
             return True
+    if name in facts.choices:
+        return value in facts.choices[name]
     return _is_index(value, _size(facts, name))
 
 
@@ -164,11 +183,10 @@ def _size(facts: Facts, name: str) -> int:
 
 
 def _range(facts: Facts, name: str) -> str:
-    match name:
-        case "image":
-            return f"{len(facts.image_ids):,} images"
-        case "metric" | "colour":
-            return ", ".join(facts.metrics if name == "metric" else facts.colours)
+    if name == "image":
+        return f"{len(facts.image_ids):,} images"
+    if name in facts.choices:
+        return ", ".join(facts.choices[name])
     return f"{name}s 0 to {_size(facts, name) - 1}"
 
 
@@ -201,6 +219,16 @@ def with_image(chosen: Selection, facts: Facts, index: object) -> Selection:
     return replace(chosen, image=None if image == chosen.image else image)
 
 
+def with_point(chosen: Selection, facts: Facts, place: object) -> Selection:
+    """A head on an image picked, `place` counting through the heads of all images; the image released if both were."""
+    num_heads = facts.num_layers * facts.num_heads
+    if not _is_index(place, len(facts.image_ids) * num_heads):
+        return chosen
+    image, rank = divmod(int(place), num_heads)  # type: ignore[call-overload]
+    there = with_rank(chosen, facts, rank)
+    return with_image(chosen, facts, image) if there == chosen else replace(there, image=facts.image_ids[image])
+
+
 def with_token(chosen: Selection, facts: Facts, token: object) -> Selection:
     """That query token pinned, or released if it was. CLS, where there is one, needs no pin."""
     default_token = 0 if facts.has_cls else None
@@ -210,18 +238,19 @@ def with_token(chosen: Selection, facts: Facts, token: object) -> Selection:
 
 
 def with_choice(chosen: Selection, facts: Facts, field: str, value: str) -> Selection:
-    """Another metric or colour; unchanged if the study does not have it."""
-    known = {"metric": facts.metrics, "colour": facts.colours}[field]
-    if value not in known:
-        return chosen
-    return replace(chosen, metric=value) if field == "metric" else replace(chosen, colour=value)
+    """Another metric, colour or map; unchanged if the study does not have it."""
+    changes: dict[str, Any] = {field: value} if value in facts.choices[field] else {}
+    return replace(chosen, **changes)
 
 
 def with_study(chosen: Selection, facts: Facts) -> Selection:
-    """The default of another study, with metric and colour kept where it has them."""
-    fresh = default(facts)
-    kept = with_choice(with_choice(fresh, facts, "metric", chosen.metric), facts, "colour", chosen.colour)
-    return chosen if facts.name == chosen.study else kept
+    """The default of another study, with metric, colours and map kept where it has them."""
+    if facts.name == chosen.study:
+        return chosen
+    kept = default(facts)
+    for field in facts.choices:
+        kept = with_choice(kept, facts, field, getattr(chosen, field))
+    return kept
 
 
 def find_image(chosen: Selection, facts: Facts, text: str) -> tuple[Selection, str]:

@@ -20,6 +20,8 @@ class Palette:
         unknown: Data without a value.
         sequential: Magnitudes: importance, probability.
         diverging: Signed change, about zero in the middle.
+        layers: The model's layers, from the first to the last; the first stands out most.
+        density: How many heads are somewhere on a map; from nothing, which is the panel.
         cls: Attention from or to a prefix token, blue as in the paper.
         patch: Attention between patches, orange as in the paper.
         classes: Twelve, apart under the common colour-vision deficiencies: neighbours differ in lightness.
@@ -39,6 +41,8 @@ class Palette:
     unknown: str
     sequential: Ramp
     diverging: Ramp
+    layers: Ramp
+    density: Ramp
     cls: Ramp
     patch: Ramp
     classes: Ramp
@@ -59,6 +63,8 @@ LIGHT = Palette(
     unknown="#c3c8ce",
     sequential=("#eef3f2", "#c9e0db", "#90c3b8", "#4e9f92", "#1d766b", "#073f3a"),
     diverging=("#5b2f82", "#9a78b8", "#d3c5de", "#e6e8ea", "#b4d5ce", "#4e9f92", "#0a5a51"),
+    layers=("#2d1160", "#35478c", "#287d8e", "#2fa578", "#86c440", "#e0cf28"),
+    density=("#ffffff", "#e6e9ed", "#cdd3d9", "#aab3bc", "#838e99", "#5f6a75"),
     cls=("#ffffff", "#d6e4f3", "#9dc3e4", "#5a97cf", "#2166ac", "#08306b"),
     patch=("#ffffff", "#fde4cc", "#fbb97f", "#f28a35", "#cf5b0b", "#7f2d04"),
     classes=(
@@ -82,6 +88,8 @@ DARK = Palette(
     unknown="#474f58",
     sequential=("#1e2529", "#1d403e", "#1f6660", "#309085", "#62bcaf", "#b9ece2"),
     diverging=("#cfabec", "#8f69b0", "#503f66", "#2c3238", "#23544f", "#389a8e", "#a3e6da"),
+    layers=("#f4e46a", "#a6d34f", "#4fbf85", "#35a3a8", "#4a79b8", "#6b4fae"),
+    density=("#161a1f", "#242a31", "#343c45", "#48525c", "#606c78", "#7e8b98"),
     cls=("#161a1f", "#17304a", "#1c4f80", "#2f7cc0", "#6cb1ea", "#d3e9ff"),
     patch=("#161a1f", "#402611", "#7a4010", "#c2661a", "#f39b4e", "#ffe3c4"),
     classes=(

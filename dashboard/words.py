@@ -56,6 +56,13 @@ METRICS = {
     ),
 }
 
+# What else is known of a head on each image, by array.
+QUANTITIES = {"entropy": "Entropy", "object_auc": "Object AUC", "cls_object_auc": "CLS object AUC"}
+
+# The maps of attention patterns, and what a head with no one pattern is called.
+MAP_NAMES = {"patch": "patches", "cls": "CLS"}
+MIXED = "mixed"
+
 
 def number(value: float) -> str:
     """Three significant figures with a true minus sign; a dash for what is no number."""
@@ -73,6 +80,11 @@ def number(value: float) -> str:
 
 def percent(share: float) -> str:
     return f"{share * 100:.1f}\u202f%" if math.isfinite(share) else "–"
+
+
+def share(value: float) -> str:
+    """In whole per cent."""
+    return f"{100 * value:.0f}\u202f%" if math.isfinite(value) else "–"
 
 
 def count(number: int, thing: str) -> str:

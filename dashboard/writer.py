@@ -23,6 +23,7 @@ from dashboard.selection import (
     with_choice,
     with_head,
     with_image,
+    with_point,
     with_rank,
     with_study,
     with_token,
@@ -35,6 +36,7 @@ from dashboard.views import (
     header,
     image_card,
     image_overview,
+    pattern_map,
 )
 from store.errors import StoreError
 
@@ -114,13 +116,15 @@ def after(chosen: Selection, known: StudyFacts, source: object, value: Any) -> S
             return with_rank(chosen, known, point.get("x"))
         case head_grid.GRAPH:
             return with_head(chosen, known, point.get("y"), point.get("x"))
+        case pattern_map.GRAPH:
+            return with_point(chosen, known, pattern_map.place_of(known, chosen, point))
         case head_attention.TOKEN if isinstance(value, dict):
             return with_token(chosen, known, value.get("token"))
         case {"suggested": int(slot)}:
             return with_image(chosen, known, head_attention.suggested_at(known, chosen, slot))
         case image_card.RELEASE:
             return after_key(chosen, known, "Escape")
-        case {"choice": "metric" | "colour" as field, "value": str(picked)}:
+        case {"choice": str(field), "value": str(picked)} if field in known.choices:
             return with_choice(chosen, known, field, picked)
     return chosen
 
@@ -185,8 +189,11 @@ def register(app: Dash, shelf: Shelf) -> None:
         Input(image_card.SEARCH, "n_submit"),
         Input({"choice": image_overview.COLOUR, "value": ALL}, "n_clicks"),
         Input({"choice": head_importance.METRIC, "value": ALL}, "n_clicks"),
+        Input({"choice": pattern_map.MAP, "value": ALL}, "n_clicks"),
+        Input({"choice": pattern_map.COLOUR, "value": ALL}, "n_clicks"),
         Input(head_importance.GRAPH, "clickData"),
         Input(head_grid.GRAPH, "clickData"),
+        Input(pattern_map.GRAPH, "clickData"),
         Input(head_attention.TOKEN, "data"),
         Input({"suggested": ALL}, "n_clicks"),
         Input(image_card.RELEASE, "n_clicks"),
@@ -223,6 +230,7 @@ def register(app: Dash, shelf: Shelf) -> None:
         Input(KEYS_DONE, "data"),
         Input(head_importance.GRAPH, "figure"),
         Input(head_grid.GRAPH, "figure"),
+        Input(pattern_map.GRAPH, "figure"),
         Input(head_card.TABLE, "children"),
         Input(head_attention.ATTENTION, "data"),
         Input(image_card.CARD, "children"),

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import json
 import random
 import re
@@ -20,8 +21,8 @@ from werkzeug.exceptions import BadRequest
 
 from dashboard import routes, writer
 from dashboard.app import ASSETS, create_app, layout
-from dashboard.data import Shelf, StudyFacts, facts, per_image, predictions, read, summary
-from dashboard.selection import COLOURS, SELECTION, Selection, default, fits, to_search
+from dashboard.data import Shelf, StudyFacts, facts, large, map_array, per_image, predictions, read, summary
+from dashboard.selection import COLOURS, MAP_COLOURS, SELECTION, Selection, default, fits, to_search
 from dashboard.theme import LIGHT
 from dashboard.views import (
     head_attention,
@@ -31,6 +32,7 @@ from dashboard.views import (
     header,
     image_card,
     image_overview,
+    pattern_map,
 )
 from dashboard.views.panel import shown
 from dashboard.words import METRICS
@@ -49,6 +51,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "no-cls": {"has_cls": False, "prefix": 0, "classes": 0, "labelled": 0},
     "registers": {"has_cls": False, "prefix": 5, "grid": (2, 4)},
     "one-image": {"images": 1, "labelled": 1},
+    "no-maps": {"maps": False},
 }
 
 
@@ -62,12 +65,17 @@ def not_finite(tiny: TinyStudy) -> TinyStudy:
         "logits",
         "image_layout",
         "attention",
+        "patch_layout",
+        "cls_layout",
+        "pattern_score",
+        "object_auc",
     ):
         array = tiny.arrays[name]
         images = np.moveaxis(array, 1 if name in ("importance", "image_layout") else 0, 0)
         images[2] = np.nan
-        if name not in ("probability", "logits", "image_layout"):
-            array[..., 1, 1] = np.nan if array.ndim < 5 else array[..., 1, 1]
+        if name in ("importance", "pruned_probability", "entropy", "object_auc"):
+            array[..., 1, 1] = np.nan
+    tiny.arrays["content_relevance"][1, 1] = np.nan
     tiny.late_attrs["nonfinite"] = {"images": [2], "values": {"importance": 1}}
     return tiny
 
@@ -107,12 +115,27 @@ def drawn(known: StudyFacts, chosen: Selection) -> Iterator[Any]:
     yield head_importance.importance_figure(curve, chosen, LIGHT).to_json()
     yield head_importance.reading(curve, chosen)
     yield head_grid.grid_figure(grid.values, chosen, LIGHT).to_json()
+    yield from map_drawn(known, chosen)
     yield str(head_card.table(head_card.rows(known, chosen), chosen))
+    yield str(head_card.patterns(known, chosen))
     yield str(image_card.view(known, chosen))
     yield json.dumps(head_attention.view(known, chosen)[0], allow_nan=False)
     yield str([head_attention._suggestion(known, i, 0.0) for i in head_attention.suggested(known, chosen)])
     yield header.study_line(known)
     yield str(header.caveats(known.study.attrs, known.image_ids))
+
+
+def map_drawn(known: StudyFacts, chosen: Selection) -> Iterator[Any]:
+    """The same of the pattern map, or of what stands in its place."""
+    yield str(pattern_map.reading(known, chosen.map))
+    if map_array(chosen.map) not in known.study:
+        yield str(pattern_map.absent(known))
+        return
+    found = pattern_map.PatternMap.of(known, chosen)
+    yield found.figure(found.raster(pattern_map.WHOLE), LIGHT).to_json()
+    yield json.dumps(found.moved().to_plotly_json(), allow_nan=False)
+    yield json.dumps(found.told(known), allow_nan=False)
+    yield str([*found.legend(LIGHT), *pattern_map.caution(known, chosen.map)])
 
 
 # --- wiring ---
@@ -163,7 +186,7 @@ def test_ids_are_given_once(shelf: Shelf):
 
 def test_no_graph_of_the_page_offers_to_upload_its_data(shelf: Shelf):
     found = [each for each in layout(shelf)._traverse() if isinstance(each, dcc.Graph)]
-    assert len(found) == 3
+    assert len(found) == 4
     assert not any(each.config["showSendToCloud"] for each in found)
 
 
@@ -206,6 +229,9 @@ def test_every_view_draws_every_kind_of_study(shelf: Shelf, name: str):
             assert all(drawn(known, replace(first, image=image, metric=metric)))
     for colour in known.colours:
         assert all(drawn(known, replace(first, colour=colour)))
+    for each, colour in itertools.product(known.maps, MAP_COLOURS):
+        for image in (first.image, None, known.image_ids[-1]):
+            assert all(map_drawn(known, replace(first, image=image, map=each, map_colour=colour)))
 
 
 def test_the_first_page_has_an_image_and_the_head_that_matters_most(shelf: Shelf):
@@ -243,6 +269,49 @@ def test_what_a_model_does_not_have_is_said_and_cannot_be_picked(shelf: Shelf):
     assert set(image_overview.reasons(known).values()) == {"the model has no classifier"}
     assert "the model has no classifier" in str(image_card.view(known, default(known)))
     assert set(image_overview.reasons(facts(shelf.open("unlabelled")))) == {"class", "prediction"}
+
+
+def test_a_study_without_maps_says_so_and_how_to_add_them(shelf: Shelf):
+    known = facts(shelf.open("no-maps"))
+    assert known.maps == ("patch",)
+    assert fits(default(known), known)
+    assert set(pattern_map.map_reasons(known)) == {"patch", "cls"}
+    assert set(pattern_map.colour_reasons(known)) == set(MAP_COLOURS)
+    assert pattern_map.absence(known) == "Not in this study: left out with --skip patterns."
+    assert "headscope precompute vit_tiny_test pictures" in str(pattern_map.absent(known))
+    card = str(head_card.patterns(known, default(known)))
+    assert card.count("left out with --skip patterns") == 2 * 3  # text and title
+    rows = {row.label: row.why for row in head_card.rows(known, default(known))}
+    assert rows["Object AUC"] == "left out with --skip patterns"
+    assert "CLS object AUC" not in rows
+
+
+def test_a_study_without_a_class_token_has_one_map_and_says_why(shelf: Shelf):
+    known = facts(shelf.open("no-cls"))
+    assert known.maps == ("patch",)
+    assert pattern_map.map_reasons(known) == {"cls": "the model has no class token"}
+    assert "No map of CLS: the model has no class token." in pattern_map.reading(known, "patch").children
+    assert "the model has no class token" in str(head_card.patterns(known, default(known)))
+
+
+def test_every_map_fills_the_same_window_and_keeps_its_order(shelf: Shelf):
+    study = shelf.open("not-finite")
+    for name in ("patch", "cls"):
+        before, after = study.read(f"{name}_layout"), pattern_map.scaled(study, name)
+        np.testing.assert_array_equal(np.isnan(before), np.isnan(after))
+        for axis in (0, 1):
+            x, y = before[..., axis].ravel(), after[..., axis].ravel()
+            assert (np.nanmin(y), np.nanmax(y)) == pytest.approx((0.04 / 1.08, 1.04 / 1.08), abs=1e-5)
+            np.testing.assert_array_equal(np.argsort(x), np.argsort(y))
+        assert not after.flags.writeable
+
+
+def test_a_map_whose_seeds_disagree_is_marked_and_says_what_that_means(shelf: Shelf):
+    known = facts(shelf.open("demo"))
+    assert pattern_map.caution(known, "patch") == []
+    button, _ = pattern_map.caution(known, "pooled")  # the tiny study gives it an agreement of 0.2
+    assert "80\u202f% of the neighbours of a head are others" in button.title
+    assert "Trustworthiness 0.970." in pattern_map.reading(known, "patch").children
 
 
 def test_colours_and_metrics_of_all_studies_have_words(shelf: Shelf):
@@ -286,7 +355,12 @@ def test_nan_is_left_out_of_means_and_counted(shelf: Shelf):
 
 def test_what_is_shared_between_people_is_read_only(shelf: Shelf):
     study = shelf.open("demo")
-    for array in (read(study, "label"), summary(study, "entropy").mean, predictions(study).predicted):
+    for array in (
+        read(study, "label"),
+        large(study, "patch_layout"),
+        summary(study, "entropy").mean,
+        predictions(study).predicted,
+    ):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
 
@@ -333,6 +407,28 @@ def test_damage_is_said_where_it_is_and_the_rest_is_shown(damaged: Shelf):
     assert "verify hurt" in str(image_card.view(known, jsd))
     assert head_attention.view(known, jsd)[0] is not None
     assert all(drawn(known, replace(jsd, metric="cls_distance")))
+
+
+@pytest.mark.parametrize("name", ["patch_layout", "pattern_name", "pattern"])
+def test_damage_of_a_map_stays_in_its_panel(tmp_path: Path, name: str):
+    compute(tmp_path / "studies" / "hurt", tiny_study())
+    for path in (tmp_path / "studies" / "hurt" / "attempt-1" / name).glob("c.*"):
+        path.write_bytes(path.read_bytes()[:-3])
+    app = create_app(Settings(data=tmp_path))
+    chosen = default(facts(Shelf(tmp_path / "studies").open("hurt"))).data()
+    client, answers = app.server.test_client(), {}
+    for body in bodies(app).values():
+        for place in [*body["inputs"], *body["state"]]:
+            if isinstance(place, dict) and place["id"] == SELECTION:
+                place["value"] = chosen
+        answer = call(client, body)
+        assert answer.status_code in (200, 204), body["output"]
+        answers |= answer.json["response"] if answer.status_code == 200 else {}
+    assert "verify hurt" in str(answers[pattern_map.READING]["children"])
+    assert "verify hurt" not in str(answers[head_grid.READING]["children"])
+    said = str(answers[head_card.PATTERNS]["children"])
+    assert ("verify hurt" in said) == (name != "patch_layout")
+    assert "Content relevance" in said
 
 
 def test_an_error_stays_in_its_panel(damaged: Shelf):
@@ -416,6 +512,16 @@ def test_every_gesture_leads_where_its_view_says(shelf: Shelf):
     assert after(head_grid.GRAPH, click(x=1, y=0)) == replace(start, head=1)
     assert after({"choice": "metric", "value": "jsd"}, 1) == replace(start, metric="jsd")
     assert after({"choice": "colour", "value": "prediction"}, 1) == replace(start, colour="prediction")
+    assert after({"choice": "map", "value": "cls"}, 1) == replace(start, map="cls")
+    assert after({"choice": "map_colour", "value": "density"}, 1) == replace(start, map_colour="density")
+    point = {"curveNumber": pattern_map.HEADS, "pointIndex": 3 * 4 + 2}
+    assert after(pattern_map.GRAPH, click(**point)) == replace(start, image=third, layer=1)
+    own = {"curveNumber": pattern_map.OWN, "pointIndex": 3}
+    with_third = replace(start, image=third)
+    assert after(pattern_map.GRAPH, click(**own), chosen=with_third) == replace(with_third, layer=1, head=1)
+    assert after(pattern_map.GRAPH, click(**own | {"pointIndex": 0}), chosen=with_third) == start
+    assert after(pattern_map.GRAPH, click(**own)) == start  # no image is selected any more
+    assert after(pattern_map.GRAPH, click(curveNumber=pattern_map.DENSITY, pointIndex=[1, 2])) == start
     assert after(head_attention.TOKEN, {"token": 4}) == replace(start, token=4)
     assert after(image_card.RELEASE, 1, chosen=replace(start, image=third)) == start
     assert after(writer.KEYS, {"keys": ["ArrowRight", "ArrowDown"]}) == replace(start, layer=1, head=1)
@@ -453,6 +559,7 @@ def test_a_gesture_that_makes_no_sense_leaves_a_selection_of_the_study(shelf: Sh
             image_overview.GRAPH,
             head_importance.GRAPH,
             head_grid.GRAPH,
+            pattern_map.GRAPH,
             head_attention.TOKEN,
             writer.KEYS,
             writer.URL,
@@ -464,6 +571,7 @@ def test_a_gesture_that_makes_no_sense_leaves_a_selection_of_the_study(shelf: Sh
             "nobody",
             {"choice": "metric"},
             {"choice": 1, "value": 2},
+            {"choice": "study", "value": "demo"},
             {"suggested": 99},
         ),
     ]
@@ -650,7 +758,9 @@ def test_calls_with_anything_changed_are_answered_or_refused(app: Dash, client: 
     for _ in range(400):
         body = copy.deepcopy(rng.choice(calls))
         for place in [*body["inputs"], *body["state"]]:
-            (place if isinstance(place, dict) else place[0])["value"] = rng.choice([*ODD, chosen, chosen])
+            (place if isinstance(place, dict) else place[0])["value"] = copy.deepcopy(
+                rng.choice([*ODD, chosen, chosen])
+            )
         for _ in range(rng.randint(0, 2)):
             *way, last = rng.choice(list(places(body)))
             target = functools.reduce(lambda part, key: part[key], way, body)

@@ -11,8 +11,9 @@ import pytest
 from werkzeug.serving import make_server
 
 from dashboard.app import create_app
+from dashboard.views.pattern_map import DENSITY, HEADS, OWN, RING
 from store.settings import Settings
-from tests.studies import write_tiny_study
+from tests.studies import CLS_PATTERNS, write_tiny_study
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser tests")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -24,13 +25,13 @@ pytestmark = pytest.mark.skipif(
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 FLAGS += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 SCREEN = {"width": 1440, "height": 900}
-IMAGES, LAYERS, HEADS, ROWS, COLUMNS = 12, 3, 4, 4, 4
+IMAGES, LAYERS, HEADS_A_LAYER, ROWS, COLUMNS = 12, 3, 4, 4, 4
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data = tmp_path_factory.mktemp("data")
-    size = {"images": IMAGES, "layers": LAYERS, "heads": HEADS, "grid": (ROWS, COLUMNS)}
+    size = {"images": IMAGES, "layers": LAYERS, "heads": HEADS_A_LAYER, "grid": (ROWS, COLUMNS)}
     write_tiny_study(data / "studies" / "first", **size, labelled=IMAGES, unit_images=IMAGES)
     write_tiny_study(data / "studies" / "second", images=2, labelled=0, classes=0)
     yield from served(data)
@@ -78,9 +79,9 @@ def page(context: "playwright.BrowserContext") -> Iterator["playwright.Page"]:
 
 def settled(page: "playwright.Page") -> None:
     """Wait until every view has drawn."""
-    playwright.expect(page.locator("#head-card-table table")).to_be_visible()
+    playwright.expect(page.locator("#head-card-table table")).to_be_visible(timeout=15_000)
     graphs = "[...document.querySelectorAll('.js-plotly-plot')].filter(plot => plot._fullLayout)"
-    page.wait_for_function(f"{graphs}.length === 3 && !document.querySelector('[data-dash-is-loading=true]')")
+    page.wait_for_function(f"{graphs}.length === 4 && !document.querySelector('[data-dash-is-loading=true]')")
 
 
 def opened(page: "playwright.Page", address: str) -> "playwright.Page":
@@ -162,6 +163,56 @@ def test_a_click_on_curve_or_map_selects_the_head_everywhere(page: "playwright.P
     assert drawn(page, "head-importance-graph", "layout.annotations[0].text").startswith("<b>L2·H0</b>")
 
 
+def map_point(page: "playwright.Page", trace: int, index: int) -> tuple[float, float]:
+    own = f"document.querySelector('#pattern-map-graph .js-plotly-plot')._fullData[{trace}]"
+    x, y = page.evaluate(f"index => [{own}.x[index], {own}.y[index]]", index)
+    return point_of(page, "pattern-map-graph", x, y)
+
+
+def test_the_map_of_patterns_selects_head_and_image_and_is_switched(page: "playwright.Page", address: str):
+    opened(page, address + "?study=first&image=&layer=0&head=0")
+    click(page, *map_point(page, HEADS, 5 * LAYERS * HEADS_A_LAYER + HEADS_A_LAYER + 2))
+    expect_address(page, "image=set/photo%20005.png", "layer=1&head=2", "map=patch")
+    playwright.expect(page.locator("#head-card-label")).to_have_text("L1·H2")
+    settled(page)
+    x, y = map_point(page, RING, 0)
+    assert (x, y) == map_point(page, OWN, HEADS_A_LAYER + 2)
+    page.locator("#pattern-map-graph").hover()  # away from the point, so that Plotly sees it entered again
+    page.mouse.move(*map_point(page, OWN, 0))
+    tooltip = page.locator(".thumbnail-tooltip .name", has_text="L0·H0 · ")
+    playwright.expect(tooltip).to_be_visible()
+    page.locator(".pattern-map").get_by_role("button", name="CLS", exact=True).click()
+    expect_address(page, "map=cls", "image=set/photo%20005.png", "layer=1&head=2")
+    settled(page)
+    assert map_point(page, RING, 0) == map_point(page, OWN, HEADS_A_LAYER + 2) != (x, y)
+    page.get_by_role("button", name="pattern", exact=True).click()
+    playwright.expect(page.locator("#pattern-map-legend")).to_contain_text(CLS_PATTERNS[0])
+    page.select_option("#study", "second")
+    expect_address(page, "study=second", "map=cls", "map_colour=pattern")
+
+
+def test_the_density_follows_the_zoom(page: "playwright.Page", address: str):
+    opened(page, address + "?study=first&map_colour=density")
+    cell = f"_fullData[{DENSITY}].dx"
+    before = drawn(page, "pattern-map-graph", cell)
+    box = page.locator("#pattern-map-graph").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.wheel(0, -300)
+    plot = "document.querySelector('#pattern-map-graph .js-plotly-plot')"
+    page.wait_for_function(f"before => {plot}.{cell} < 0.95 * before", arg=before)
+    left, right = drawn(page, "pattern-map-graph", "_fullLayout.xaxis.range")
+    near = drawn(page, "pattern-map-graph", cell)
+    columns = drawn(page, "pattern-map-graph", f"_fullData[{DENSITY}].z[0].length")
+    assert near * columns == pytest.approx(right - left, rel=1e-3)
+    page.keyboard.press("ArrowRight")  # only the ring moves
+    settled(page)
+    assert drawn(page, "pattern-map-graph", cell) == near
+    page.click("#theme-toggle")  # drawn anew, where it was
+    page.wait_for_function(f"{plot}._fullLayout.font.color !== '#1b2026'")
+    assert drawn(page, "pattern-map-graph", cell) == pytest.approx(near)
+    assert drawn(page, "pattern-map-graph", "_fullLayout.xaxis.range") == pytest.approx([left, right])
+
+
 def test_keys_move_head_and_image_and_none_is_lost(page: "playwright.Page", address: str):
     opened(page, address + "?study=first&layer=0&head=0&image=")
     for key in ["ArrowRight"] * 6 + ["ArrowDown"]:
@@ -218,7 +269,7 @@ def test_following_the_pointer_asks_the_server_for_nothing(page: "playwright.Pag
     expect_address(page, f"token={1 + 2 * COLUMNS + 1}")
     page.mouse.move(5, 5)
     playwright.expect(caption).to_contain_text("pinned")
-    page.get_by_role("button", name="CLS", exact=True).click()
+    page.locator("#attention-tokens").get_by_role("button", name="CLS", exact=True).click()
     playwright.expect(caption).to_contain_text("CLS")
     expect_address(page, "colour=class")
     assert "token" not in page.url

@@ -11,14 +11,25 @@ import pytest
 
 from dashboard import graphs
 from dashboard.data import Summary, first_of, ranks
+from dashboard.density import Window, density
+from dashboard.graphs import Colouring
 from dashboard.selection import Selection
 from dashboard.theme import DARK, LIGHT, PALETTES, Palette, colorscale, css, palette
-from dashboard.views import head_attention, head_card, head_grid, head_importance, header, image_overview
-from dashboard.views.image_overview import Colouring, Overview
-from dashboard.words import METRICS, count, number, percent, short_name
+from dashboard.views import (
+    head_attention,
+    head_card,
+    head_grid,
+    head_importance,
+    header,
+    image_overview,
+    pattern_map,
+)
+from dashboard.views.image_overview import Overview
+from dashboard.views.pattern_map import DENSITY, HEADS, OWN, RING, WHOLE, PatternMap
+from dashboard.words import METRICS, count, number, percent, share, short_name
 
 NAN = float("nan")
-CHOSEN = Selection("demo", None, 1, 0, "jsd", "class", None)
+CHOSEN = Selection("demo", None, 1, 0, "jsd", "class", "patch", "layer", None)
 MEAN = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
 SUMMARY = Summary(MEAN, np.full((2, 3), 0.05), np.full((2, 3), 9))
 HOLED = np.array([[0.1, NAN, 0.3], [NAN, NAN, 0.6]])
@@ -211,6 +222,172 @@ def test_of_many_classes_only_that_of_the_selected_image_is_coloured():
     assert not by_class([*range(20), 4], selected=None).values.any()
 
 
+# --- the pattern map ---
+
+PLACES = np.arange(3 * 2 * 2 * 2, dtype=np.float32).reshape(3, 2, 2, 2) / 32
+NAMES = np.array([[[0, 1], [2, -1]], [[0, 0], [2, 2]], [[0, 1], [1, 2]]], np.int8)
+
+
+def pattern_figure(colours: Palette = LIGHT, **changes: object) -> go.Figure:
+    found = pattern(**changes)
+    return found.figure(found.raster(WHOLE), colours)
+
+
+def pattern(**changes: object) -> PatternMap:
+    given = {
+        "xy": PLACES,
+        "names": NAMES,
+        "words": ("self", "left", "vertical"),
+        "colour": "layer",
+        "image": 1,
+        "head": (1, 0),
+        "uirevision": "same",
+    }
+    return PatternMap(**(given | changes))
+
+
+def received(value: dict[str, str]) -> np.ndarray:
+    """An array of a change, as the browser reads it."""
+    kinds = {"f4": np.float32, "u1": np.uint8}
+    flat = np.frombuffer(base64.b64decode(value["bdata"]), kinds[value["dtype"]])
+    return flat.reshape([int(size) for size in value["shape"].split(",")]) if "shape" in value else flat
+
+
+def changes(patch: object) -> dict[str, object]:
+    """What a change changes, by place."""
+    operations = patch.to_plotly_json()["operations"]
+    return {" ".join(map(str, each["location"])): each["params"]["value"] for each in operations}
+
+
+def test_a_points_place_on_the_map_counts_through_images_layers_and_heads():
+    heads = pattern_figure().data[HEADS]
+    np.testing.assert_array_equal(heads.x * 32, np.arange(0, 24, 2))
+    np.testing.assert_array_equal(heads.y * 32, np.arange(1, 24, 2))
+    np.testing.assert_array_equal(heads.marker.color, [0, 0, 1, 1] * 3)
+
+
+def test_the_selected_images_heads_are_on_top_and_the_selected_one_is_ringed():
+    fig = pattern_figure()
+    np.testing.assert_array_equal(fig.data[OWN].x * 32, [8, 10, 12, 14])
+    np.testing.assert_array_equal(fig.data[OWN].marker.color, [0, 0, 1, 1])
+    ring = fig.data[RING]
+    assert (ring.x.tolist(), ring.y.tolist(), ring.marker.color) == ([12 / 32], [13 / 32], LIGHT.accent)
+    assert [trace.hoverinfo for trace in fig.data] == ["skip", "none", "none", "skip"]
+
+
+def test_without_an_image_the_selected_head_is_ringed_on_all_images():
+    alone = pattern(image=None)
+    fig = alone.figure(alone.raster(WHOLE), LIGHT)
+    assert len(fig.data[OWN].x) == 0
+    np.testing.assert_array_equal(fig.data[RING].x * 32, [4, 12, 20])
+    assert "L1·H0" in str(alone.legend(LIGHT))
+
+
+@pytest.mark.parametrize("image", [None, 2])
+@pytest.mark.parametrize("colour", ["layer", "pattern", "density"])
+def test_a_changed_map_is_the_map_drawn_anew(colour: str, image: int | None):
+    before, after = pattern(colour=colour), pattern(colour=colour, image=image, head=(0, 1))
+    fig = before.figure(before.raster(WHOLE), LIGHT)
+    wanted = after.figure(after.raster(WHOLE), LIGHT)
+    for place, value in changes(after.moved()).items():
+        _, trace, *path = place.split(" ")
+        sent = received(value) if isinstance(value, dict) and "bdata" in value else value
+        if isinstance(sent, np.ndarray):
+            sent = sent.tolist()
+        target = fig.data[int(trace)]
+        for name in path[:-1]:
+            target = target[name]
+        target[path[-1]] = sent
+    for trace in (HEADS, OWN, RING):
+        np.testing.assert_array_equal(fig.data[trace].x, wanted.data[trace].x)
+        np.testing.assert_array_equal(fig.data[trace].y, wanted.data[trace].y)
+        np.testing.assert_array_equal(fig.data[trace].marker.color, wanted.data[trace].marker.color)
+        assert fig.data[trace].marker.size == wanted.data[trace].marker.size
+
+
+def test_every_pattern_has_a_colour_of_its_own_and_mixed_is_grey():
+    thirteen = pattern_map.pattern_colours(13, LIGHT)
+    assert thirteen[0] == LIGHT.unknown
+    assert len(set(thirteen)) == 14
+    heads = pattern_figure(colour="pattern").data[HEADS]
+    np.testing.assert_array_equal(heads.marker.color, NAMES.ravel())
+    at = (np.array([-1, 0, 1, 2]) - heads.marker.cmin) / (heads.marker.cmax - heads.marker.cmin)
+    scale = np.array([stop for stop, _ in heads.marker.colorscale])
+    drawn_in = [heads.marker.colorscale[int(np.searchsorted(scale, each))][1] for each in at]
+    assert drawn_in == list(pattern_map.pattern_colours(3, LIGHT))
+
+
+def test_the_legend_has_the_patterns_that_are_drawn_the_most_frequent_first():
+    entries = pattern(colour="pattern").legend(LIGHT)
+    assert [entry.children[1] for entry in entries] == ["self", "vertical", "left", "mixed"]
+    assert [entry.title for entry in entries][:2] == ["33\u202f% of 12 heads"] * 2
+    own = pattern(colour="pattern", xy=np.zeros((3, 2, 2, 2), np.float32)).legend(LIGHT)
+    assert len(own) == 4
+
+
+def test_too_many_heads_are_a_density_with_the_images_own_on_top(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pattern_map, "MOST_POINTS", 11)
+    fig = pattern_figure()
+    assert (len(fig.data[HEADS].x), len(fig.data[OWN].x)) == (0, 4)
+    assert (len(fig.data[HEADS].marker.color), len(fig.data[OWN].marker.color)) == (0, 4)
+    assert pattern().told(SimpleNamespace(name="s", content="0" * 64, num_heads=2, num_layers=2))["names"]["1"] is None
+    monkeypatch.setattr(pattern_map, "MOST_POINTS", 12)
+    assert len(pattern_figure().data[HEADS].x) == 12
+    assert len(pattern_figure(colour="density").data[HEADS].x) == 0
+
+
+def test_the_raster_lies_where_its_heads_lie():
+    found = pattern()
+    cells = found.figure(found.raster(WHOLE), LIGHT).data[DENSITY]
+    rows, columns = cells.z.shape
+    assert cells.x0 - cells.dx / 2 == pytest.approx(0)
+    assert cells.x0 + (columns - 0.5) * cells.dx == pytest.approx(1)
+    assert cells.y0 + (rows - 0.5) * cells.dy == pytest.approx(1)
+    for x, y in PLACES.reshape(-1, 2):
+        row, column = int(float(y) / cells.dy + 1e-9), int(float(x) / cells.dx + 1e-9)
+        assert cells.z[row, column] == 255
+
+
+@pytest.mark.parametrize(("images", "cells"), [(1, (24, 32)), (900, (37, 49)), (20_000, (120, 160))])
+def test_a_raster_has_cells_for_its_heads_but_not_too_many(images: int, cells: tuple[int, int]):
+    raster = pattern(xy=np.full((images, 2, 2, 2), 0.5, np.float32)).raster(WHOLE)
+    assert raster.counts.shape == cells
+    assert raster.inside == images * 4
+
+
+def test_a_zoomed_map_gets_the_density_of_what_is_seen():
+    window = Window(-0.5, 5.5, 0.0, 6.0)
+    changed = changes(pattern_map.refined(density(PLACES * 32, window, (2, 3))))
+    np.testing.assert_array_equal(received(changed["data 0 z"]), [[255, 0, 0], [0, 255, 255]])
+    assert (changed["data 0 x0"], changed["data 0 dx"], changed["data 0 y0"], changed["data 0 dy"]) == (0.5, 2, 1.5, 3)
+
+
+def test_four_edges_are_a_window_and_anything_else_is_none():
+    assert pattern_map.window_of([-1, 2.5, 0, 1]) == Window(-1.0, 2.5, 0.0, 1.0)
+    for odd in (
+        *(None, {}, [], "x", 3, [0, 1], [0, 1, 0, 1, 2]),
+        *([1, 0, 0, 1], [0, 1, 0, "1"], [0, True, 0, 1], [0, 1, 0, 10**400], [0, 1, 0, None]),
+    ):
+        assert pattern_map.window_of(odd) is None
+
+
+@pytest.mark.parametrize("colours", [LIGHT, DARK])
+@pytest.mark.parametrize("colour", ["layer", "pattern", "density"])
+def test_heads_without_a_place_are_counted_and_nothing_but_them_is_a_figure(colours: Palette, colour: str):
+    holed = PLACES.copy()
+    holed[1] = NAN
+    assert "4 heads not drawn: not finite" in str(pattern(xy=holed).legend(colours))
+    nothing = np.full_like(PLACES, NAN)
+    drawn(pattern_figure(colours, xy=nothing, colour=colour))
+
+
+def test_a_study_without_names_is_coloured_by_layer():
+    unnamed = pattern(names=None, words=(), colour="pattern")
+    np.testing.assert_array_equal(
+        unnamed.figure(unnamed.raster(WHOLE), LIGHT).data[HEADS].marker.color, [0, 0, 1, 1] * 3
+    )
+
+
 # --- attention for the browser ---
 
 
@@ -242,6 +419,16 @@ def test_a_row_of_the_table_has_values_and_places_by_size():
     assert row.here_place == 0
     first = head_card.row("JSD", np.array([[0.5, -0.9], [NAN, 0.1]]), SUMMARY, replace(CHOSEN, layer=0, head=1))
     assert (first.here, first.here_place) == (-0.9, 1)
+
+
+def test_a_pattern_is_said_with_its_score_and_how_often_the_head_has_it():
+    named = head_card.Named("self", 0.931, 0.98, on_image=True)
+    assert [part if isinstance(part, str) else part.children for part in named.said()] == [
+        "self",
+        " 0.931",
+        "on 98\u202f% of images",
+    ]
+    assert head_card.Named(None, NAN, 0.4, on_image=False).said()[0].children == "mixed"
 
 
 def test_a_row_without_numbers_says_why():
@@ -330,6 +517,7 @@ def test_words_are_counted_and_shortened():
     assert (count(1, "image"), count(1200, "image")) == ("1 image", "1,200 images")
     assert short_name("tench, Tinca tinca") == "tench"
     assert percent(0.8324) == "83.2\u202f%"
+    assert (share(0.8374), share(NAN)) == ("84\u202f%", "–")
 
 
 def test_both_themes_have_every_colour():

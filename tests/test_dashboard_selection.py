@@ -18,6 +18,7 @@ from dashboard.selection import (
     with_choice,
     with_head,
     with_image,
+    with_point,
     with_rank,
     with_study,
     with_token,
@@ -46,6 +47,7 @@ def facts(**changes: object) -> Facts:
         "image_ids": ODD_IDS,
         "metrics": ("probability", "jsd"),
         "colours": ("class", "prediction"),
+        "maps": ("patch", "cls"),
         "interesting": (2, 1, ODD_IDS[3]),
     }
     return Facts(**(given | changes))
@@ -56,14 +58,14 @@ START = default(FACTS)
 
 
 def test_nothing_asked_for_is_the_interesting_head_and_image():
-    assert Selection("demo", ODD_IDS[3], 2, 1, "probability", "class", None) == START
+    assert Selection("demo", ODD_IDS[3], 2, 1, "probability", "class", "patch", "layer", None) == START
     assert resolve({}, FACTS) == (START, [])
 
 
 @pytest.mark.parametrize("image", [*ODD_IDS, None])
 @pytest.mark.parametrize("token", [None, 0, 9])
 def test_every_selection_is_an_address(image: str | None, token: int | None):
-    chosen = Selection("demo", image, 1, 3, "jsd", "prediction", token)
+    chosen = Selection("demo", image, 1, 3, "jsd", "prediction", "cls", "density", token)
     search = to_search(chosen)
     assert resolve(asked_for(search), FACTS) == (chosen, [])
     assert search.isascii()
@@ -108,6 +110,8 @@ def test_an_odd_address_asks_for_nothing_it_does_not_name(search: object):
         ("?token=10", "token '10' is not in demo, which has tokens 0 to 9"),
         ("?metric=speed", "metric 'speed' is not in demo, which has probability, jsd"),
         ("?colour=red", "colour 'red' is not in demo, which has class, prediction"),
+        ("?map=pooled", "map 'pooled' is not in demo, which has patch, cls"),
+        ("?map_colour=red", "map_colour 'red' is not in demo, which has layer, pattern, density"),
         ("?image=nobody.png", "image 'nobody.png' is not in demo, which has 8 images"),
     ],
 )
@@ -159,6 +163,25 @@ def test_a_click_that_makes_no_sense_changes_nothing(odd: object):
     assert with_image(START, FACTS, odd) == START
     assert with_head(START, FACTS, odd, 0) == START
     assert with_head(START, FACTS, 0, odd) == START
+    if odd != 12:  # heads of all images: a hundred
+        assert with_point(START, FACTS, odd) == START
+
+
+def test_a_point_of_the_map_is_a_head_on_an_image_and_again_releases_the_image():
+    place = 5 * 12 + 7
+    once = with_point(START, FACTS, place)
+    assert once == replace(START, image=ODD_IDS[5], layer=1, head=3)
+    assert with_point(once, FACTS, place) == replace(once, image=None)
+    assert with_point(once, FACTS, place + 1) == replace(once, layer=2, head=0)
+    assert with_point(once, FACTS, 2 * 12 + 7) == replace(once, image=ODD_IDS[2])
+    assert with_point(once, FACTS, len(ODD_IDS) * 12) == once
+
+
+def test_a_map_that_the_study_lacks_is_not_chosen():
+    assert with_choice(START, FACTS, "map", "cls").map == "cls"
+    assert with_choice(START, FACTS, "map", "pooled") == START
+    assert with_choice(START, facts(maps=("patch",)), "map", "cls") == START
+    assert with_choice(START, FACTS, "map_colour", "pattern").map_colour == "pattern"
 
 
 def test_a_token_is_pinned_released_and_never_pinned_where_it_is_shown_anyway():
@@ -205,9 +228,10 @@ def test_a_metric_that_the_study_lacks_is_not_chosen():
 
 
 def test_another_study_keeps_the_metric_where_it_has_it():
-    chosen = replace(START, metric="jsd", colour="prediction", layer=0)
+    chosen = replace(START, metric="jsd", colour="prediction", layer=0, map="cls", map_colour="density")
     other = facts(name="other", colours=("plain",), interesting=(0, 2, None))
-    assert with_study(chosen, other) == Selection("other", None, 0, 2, "jsd", "plain", None)
+    assert with_study(chosen, other) == Selection("other", None, 0, 2, "jsd", "plain", "cls", "density", None)
+    assert with_study(chosen, facts(name="other", maps=("patch",))).map == "patch"
     assert with_study(chosen, FACTS) == chosen
 
 

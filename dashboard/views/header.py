@@ -189,6 +189,10 @@ def help_window() -> dbc.Modal:
             "A point an image; near means that the heads matter alike. Click selects, click again releases.",
         ),
         (
+            "Attention patterns",
+            "A point a head on an image; near means that they attend alike. Click selects both.",
+        ),
+        (
             "Head importance",
             "What changes when one head is pruned: its attention set to 0. Click selects the nearest head.",
         ),

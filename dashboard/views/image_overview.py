@@ -10,9 +10,10 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx
 
 from dashboard import graphs
 from dashboard.data import MOST_CLASS_COLOURS, Array, Shelf, StudyFacts, predictions, read
+from dashboard.graphs import Colouring
 from dashboard.routes import pictures_url
 from dashboard.selection import SELECTION, Selection
-from dashboard.theme import Palette, Ramp, colorscale, palette
+from dashboard.theme import Palette, palette
 from dashboard.views.choice import choice, pressed, values_of
 from dashboard.views.header import THEME
 from dashboard.views.panel import panel, shown
@@ -100,30 +101,6 @@ def reasons(facts: StudyFacts) -> dict[str, str]:
     """Why the points cannot be coloured by some of the colours, by colour."""
     why = "no labels in this study" if "probability" in facts.study else "the model has no classifier"
     return {colour: why for colour in COLOUR_LABELS if colour not in facts.colours}
-
-
-@dataclass(frozen=True)
-class Colouring:
-    """What the points' colours say.
-
-    Attributes:
-        values: Of each image; NaN where it has none.
-        ramp: The colours, from the lowest value to the highest.
-        limits: Those values.
-        names: What each colour of a stepped ramp stands for; empty for a smooth one.
-    """
-
-    values: Array
-    ramp: Ramp
-    limits: tuple[float, float]
-    names: tuple[str, ...] = ()
-
-    @property
-    def colorscale(self) -> list[list[float | str]]:
-        if not self.names:
-            return colorscale(self.ramp)
-        edges = np.linspace(0, 1, len(self.ramp) + 1)
-        return [[edge, c] for c, *pair in zip(self.ramp, edges, edges[1:], strict=False) for edge in pair]
 
 
 @dataclass(frozen=True)
