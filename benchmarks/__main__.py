@@ -9,8 +9,12 @@ import typer
 
 from benchmarks.accuracy import accuracy_table, precision_table
 from benchmarks.computing import capture_table, chunk_table, importance_table, memory_table, modes_table
+from benchmarks.density import density_table
+from benchmarks.layouts import layout_table, placing_table, points_table
+from benchmarks.maps import maps_table
 from benchmarks.measuring import described
 from benchmarks.storing import store_table
+from benchmarks.synthetic import confusion_table
 from workers.memory import keep_freed_memory
 
 TINY, SMALL, BASE = (f"{name}_patch16_224" for name in ("deit_tiny", "vit_small", "vit_base"))
@@ -23,6 +27,12 @@ BENCHMARKS = {
     "store": store_table,
     "accuracy": lambda rounds: accuracy_table(),
     "precision": lambda rounds: precision_table(),
+    "patterns": lambda rounds: confusion_table(),
+    "layouts": lambda rounds: layout_table([20_000], [50_000], rounds),
+    "points": lambda rounds: points_table([144_000]),
+    "placing": lambda rounds: placing_table([(50_000, 200_000)]),
+    "maps": lambda rounds: maps_table(),
+    "density": density_table,
 }
 
 

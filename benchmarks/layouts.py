@@ -142,7 +142,7 @@ def _placing_row(fitted: int, items: int) -> tuple[str, ...]:
         progress=lambda done, of: told.append((done, time.perf_counter())),
     )
     ended, most = time.perf_counter(), _peak_bytes()
-    fit = next(at for done, at in told if done == sum(made["iterations"]))
+    fit = next(at for done, at in told if done >= sum(made["iterations"]))
     placed = np.ones(items, dtype=int)
     placed[stratified(head, fitted, SEED)] = 0
     pure = purity(xy, head, placed)

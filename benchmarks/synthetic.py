@@ -245,7 +245,3 @@ def _percent(counts: list[int], each: int) -> list[str]:
 def _short(pattern: str) -> str:
     """The figure's letter, so that the table stays narrow."""
     return "ABCDEFGHIJKLM"[PATCH_PATTERNS.index(pattern)]
-
-
-if __name__ == "__main__":
-    print(confusion_table().markdown())

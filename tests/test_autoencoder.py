@@ -8,6 +8,7 @@ import torch
 
 from precompute import autoencoder
 from precompute.autoencoder import Autoencoder, encode, num_parameters, train, training_sample
+from precompute.layout import layout
 
 CPU = torch.device("cpu")
 GRID = (6, 7)
@@ -78,6 +79,15 @@ def test_planted_patterns_are_told_apart_better_than_by_their_pixels(planted):
     pixels = neighbours_alike(np.unpackbits(packed, axis=1, count=PATCHES**2), patterns)
     assert latents > 0.95, "0.2 is chance"
     assert latents > pixels + 0.05
+
+
+def test_on_the_map_planted_patterns_lie_apart_and_more_so_than_on_a_map_of_the_pixels(planted):
+    packed, patterns, made = planted
+    latents = encode(made.parameters, packed, PATCHES, CPU)
+    pixels = np.unpackbits(packed, axis=1, count=PATCHES**2)
+    on_maps = [neighbours_alike(layout(vectors, seed=0)[0], patterns) for vectors in (latents, pixels)]
+    assert on_maps[0] > 0.95, "0.2 is chance"
+    assert on_maps[0] > on_maps[1] + 0.02
 
 
 def test_patterns_of_masks_never_seen_are_told_apart_too(planted):

@@ -75,8 +75,8 @@ def test_many_equal_vectors_do_no_harm_to_the_others():
 def test_the_number_of_threads_changes_no_bit(gradient, monkeypatch):
     monkeypatch.setattr(precompute.layout, "ITEMS_A_THREAD", 50)
     monkeypatch.setattr(precompute.layout, "SEARCHED", 64)
-    for name in ("EARLY_ITERATIONS", "ITERATIONS_FEW", "ITERATIONS_MANY"):
-        monkeypatch.setattr(precompute.layout, name, 20)
+    monkeypatch.setattr(precompute.layout, "EARLY_ITERATIONS", 20)
+    monkeypatch.setattr(precompute.layout, "LATE_ITERATIONS", ((1000, 20),))
     monkeypatch.setattr(precompute.layout, "FEWEST_INTERPOLATED", 1000 if gradient == "Barnes-Hut" else 100)
     vectors, _ = groups(400)
     vectors[100:200] = np.round(vectors[100:200])
