@@ -366,6 +366,7 @@ def _tell_price(price: "Price", quiet: bool = False) -> None:
     out.print(
         f"price: {price.bytes / 1e6:,.0f} MB{attention}; {minutes:,.1f} minutes for {price.images:,} images "
         f"(measured on the first unit of {min(price.unit_images, price.images)}; attention {price.attention})"
+        + (f", then names and maps of {price.mapped:,} heads" if price.mapped else "")
     )
 
 
@@ -425,6 +426,9 @@ def _print_info(study: Study) -> None:
         row("NaN or Inf", f"{len(attrs['nonfinite']['images'])} images: {attrs['nonfinite']['values']}")
     row("attention", f"{study.attention_source}")
     for name, told in attrs.get("maps", {}).items():
+        if told["trustworthiness"] is None:
+            row(f"{name} map", "too few heads to tell what it is worth")
+            continue
         row(
             f"{name} map",
             f"trustworthiness {told['trustworthiness']:.3f}, neighbours kept {told['neighbours_kept']:.0%}, "

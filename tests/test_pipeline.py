@@ -218,36 +218,14 @@ def test_stopping_between_batches_keeps_what_is_finished_and_the_next_run_goes_o
     assert manifest.content == undisturbed.content
 
 
-def test_killed_at_failpoints_the_same_command_goes_on_and_the_result_is_bit_equal(tmp_path, folder):
-    def run(data, failpoint=None):
-        environment = os.environ | {"HEADSCOPE_DATA": str(data), "OMP_NUM_THREADS": "1"}
-        environment |= {"HEADSCOPE_FAILPOINT": failpoint} if failpoint else {}
-        command = [sys.executable, "-c", COMMAND, "precompute", MODEL, str(folder), "--name", "s", "--json"]
-        return subprocess.run(
-            [*command, "--random-weights", "--image-size", "64"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-
-    undisturbed = run(tmp_path / "a")
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    for failpoint in ("after-unit-write:2:kill", "before-gather:kill", "before-manifest:kill"):
-        assert run(tmp_path / "b", failpoint).returncode == -signal.SIGKILL
-        assert not (tmp_path / "b" / "studies" / "s" / "MANIFEST.json").exists()
-    finished = run(tmp_path / "b")
-    assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout)["manifest"] == json.loads(undisturbed.stdout)["manifest"]
-
-
-def test_killed_in_every_stage_the_same_command_goes_on_and_the_result_is_bit_equal(tmp_path, folder):
-    """Each child of one process finishes one more stage, and is killed while it writes the next."""
+def test_killed_anywhere_the_same_command_goes_on_and_the_result_is_bit_equal(tmp_path, folder):
+    """Each child of one process is killed a step later: in a unit, while gathering, in every stage, before the end."""
     code = """
 import os, sys
-import headscope, workers.study, precompute.weights
+import headscope, workers.prepare, workers.study
+workers.prepare.MOST_UNIT_IMAGES = 2
 
-def child(data, failpoint):
+def child(data, failpoint=None):
     number = os.fork()
     if number == 0:
         os.environ |= {"HEADSCOPE_FAILPOINT": failpoint} if failpoint else {}
@@ -255,17 +233,21 @@ def child(data, failpoint):
         try:
             headscope.main()
         finally:
+            sys.stdout.flush()
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
-print([child("killed", f"before-stage-ack:{nth}:kill") for nth in [1] + [2] * (len(workers.study.STAGES) - 2)])
-child("killed", None), child("undisturbed", None)
+stages = len(workers.study.STAGES) - 1  # no masks are given
+kills = ["after-unit-write:2:kill", "before-gather:kill", "before-stage-ack:kill", "before-stage-write:2:kill"]
+kills += ["before-stage-ack:2:kill"] * (stages - 2) + ["after-stage-ack:kill", "before-manifest:kill"]
+print([child("killed", failpoint) for failpoint in kills], flush=True)
+child("killed"), child("undisturbed")
 """
-    command = [sys.executable, "-c", code, tmp_path, MODEL, folder, "--random-weights", "--image-size", "64"]
+    command = [sys.executable, "-c", code, tmp_path, MODEL, folder, "--random-weights", "--image-size", "64", "--json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    asked = len(STAGES) - 1  # no masks are given
-    assert done.stdout.splitlines()[0] == str([-signal.SIGKILL] * asked), done.stderr
+    ends = json.loads(done.stdout.splitlines()[0])
+    assert set(ends) == {-signal.SIGKILL}, done.stderr
     killed, undisturbed = (open_published(tmp_path / data / "studies" / "s") for data in ("killed", "undisturbed"))
     assert killed.manifest.content == undisturbed.manifest.content
     assert killed.manifest.attempt == "attempt-1"
@@ -379,14 +361,21 @@ def test_masks_say_how_far_attention_follows_the_object_and_may_be_given_later(f
     assert "--masks adds it" in bare.attrs["left_out"]["object_auc"]
     masked, manifest, _ = compute(request_for(folder, masks=masks), settings)
     assert manifest.attempt == "attempt-2"
-    assert masked.attrs["masks"] | {"fingerprint": ""} == {"found": 4, "missing": 5, "fingerprint": ""}
     share = masked.read("object")
     assert np.isnan(share[4:]).all()
     assert np.allclose(share[0].reshape(4, 4)[[0, 3]], [[1] * 4, [0] * 4])
-    received = masked.attention(0, 2, 1)[1:, 1:].mean(axis=0)
-    weights = np.concatenate([share[0], 1 - share[0]])
-    truth = roc_auc_score([1] * 16 + [0] * 16, np.tile(received, 2), sample_weight=weights)
-    assert masked.read("object_auc", 0, 2, 1) == pytest.approx(truth, abs=1e-3)
+
+    def auc(image, mass):
+        weights = np.concatenate([share[image], 1 - share[image]])
+        return roc_auc_score([1] * 16 + [0] * 16, np.tile(mass, 2), sample_weight=weights)
+
+    attn = masked.attention(0, 2, 1)
+    assert masked.read("object_auc", 0, 2, 1) == pytest.approx(auc(0, attn[1:, 1:].mean(axis=0)), abs=1e-3)
+    assert masked.read("cls_object_auc", 0, 2, 1) == pytest.approx(auc(0, attn[0, 1:]), abs=1e-3)
+    nearness = [-np.hypot(y - 1.5, x - 1.5) for y in range(4) for x in range(4)]
+    told = masked.attrs["masks"]
+    assert (told["found"], told["missing"]) == (4, 5)
+    assert told["centre_auc"] == pytest.approx(np.mean([auc(image, nearness) for image in range(4)]))
     assert np.isnan(masked.read("object_auc", 4)).all()
     first = next(masks.rglob("*.png"))
     Image.fromarray(255 - np.asarray(Image.open(first))).save(first)

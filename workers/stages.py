@@ -4,9 +4,11 @@ They run in the order of STAGES, since a later one reads what an earlier one wro
 again; one that is finished does not. The large arrays are read in blocks of images, never whole.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from precompute.reduction import pool_size, pooled, principal_axes
 from store.study import Study
 from workers.masks import Masks
 
+T = TypeVar("T")
 Arrays = dict[str, np.ndarray]
 Facts = dict[str, Any]  # root attributes, in plain JSON
 
@@ -118,15 +121,20 @@ def patterns(task: Task) -> tuple[Arrays, Facts]:
     scores = torch.empty(images, layers, heads, kinds[0])
     cls_scores = torch.empty(images, layers, heads, kinds[1])
     relevance = torch.empty(layers, heads)
+
+    def see(layer: int, image: int) -> torch.Tensor:
+        """Scores the layer's heads on an image; returns their attention between patches."""
+        task.check()
+        attn = torch.from_numpy(study.layer_attention(image, layer))
+        between = attn[..., prefix:, prefix:]
+        scores[image, layer] = pattern_names.patch_scores(between, grid)
+        if has_cls:
+            cls_scores[image, layer] = pattern_names.cls_scores(attn, prefix)
+        return between
+
     for layer in range(layers):
         agreement = Agreement(heads, grid[0] * grid[1])
-        for image in range(images):
-            task.check()
-            attn = torch.from_numpy(study.layer_attention(image, layer))
-            between = attn[..., prefix:, prefix:]
-            scores[image, layer] = pattern_names.patch_scores(between, grid)
-            if has_cls:
-                cls_scores[image, layer] = pattern_names.cls_scores(attn, prefix)
+        for image, between in enumerate(_side_by_side(partial(see, layer), range(images))):
             agreement.add(between)
             task.progress(layer * images + image + 1, layers * images)
         relevance[layer] = agreement.relevance()
@@ -134,7 +142,7 @@ def patterns(task: Task) -> tuple[Arrays, Facts]:
     arrays = {
         "pattern": np.array(pattern_names.PATCH_PATTERNS, dtype=object),
         "pattern_score": scores.numpy(),
-        "pattern_name": names.to(torch.int8).numpy(),
+        "pattern_name": names.numpy(),
         "content_relevance": relevance.numpy(),
     }
     facts = {"threshold": pattern_names.THRESHOLD, "mixed": _share_of_mixed(names)}
@@ -143,7 +151,7 @@ def patterns(task: Task) -> tuple[Arrays, Facts]:
         arrays |= {
             "cls_pattern": np.array(pattern_names.CLS_PATTERNS, dtype=object),
             "cls_pattern_score": cls_scores.numpy(),
-            "cls_pattern_name": cls_names.to(torch.int8).numpy(),
+            "cls_pattern_name": cls_names.numpy(),
         }
         facts["cls_mixed"] = _share_of_mixed(cls_names)
     return arrays, {"patterns": facts}
@@ -157,14 +165,18 @@ def objects(task: Task) -> tuple[Arrays, Facts]:
     prefix, has_cls = study.attrs["model"]["num_prefix_tokens"], study.attrs["model"]["has_cls"]
     patch_auc, cls_auc = np.full((2, images, layers, heads), np.nan, dtype=np.float32)
     masked = np.flatnonzero(np.isfinite(covered).all(axis=1))
-    for done, image in enumerate(masked):
-        task.check()
+
+    def see(image: int) -> None:
+        """Scores all heads on an image."""
         share = torch.from_numpy(covered[image])
         for layer in range(layers):
-            attn = torch.from_numpy(study.layer_attention(int(image), layer))
+            task.check()
+            attn = torch.from_numpy(study.layer_attention(image, layer))
             patch_auc[image, layer] = object_auc(received(attn[..., prefix:, prefix:]), share)
             if has_cls:
                 cls_auc[image, layer] = object_auc(attn[..., 0, prefix:], share)
+
+    for done, _ in enumerate(_side_by_side(see, masked.tolist())):
         task.progress(done + 1, len(masked))
     arrays = {"object": covered, "object_auc": patch_auc}
     facts = asdict(found) | {"centre_auc": _centre_auc(covered[masked], study.attrs["model"]["grid"])}
@@ -174,7 +186,8 @@ def objects(task: Task) -> tuple[Arrays, Facts]:
 def _centre_auc(covered: np.ndarray, grid: list[int]) -> float | None:
     """The mean AUC of what never looks at a picture: the nearer to the centre, the more. None without an object."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, side) if side > 1 else np.zeros(1) for side in grid), indexing="ij")
-    found = object_auc(torch.from_numpy(-np.hypot(y, x).ravel()), torch.from_numpy(covered))
+    nearness = np.broadcast_to(-np.hypot(y, x).ravel(), covered.shape).copy()
+    found = object_auc(torch.from_numpy(nearness), torch.from_numpy(covered))
     found = found[~found.isnan()]
     return float(found.mean()) if len(found) else None
 
@@ -295,6 +308,20 @@ def _masks_of(task: Task, sample: np.ndarray) -> np.ndarray:
 def _patches(study: Study) -> int:
     rows, columns = study.attrs["model"]["grid"]
     return int(rows * columns)
+
+
+def _side_by_side(see: Callable[[int], T], items: Sequence[int]) -> Iterator[T]:
+    """`see` of each item, in order, by as many threads as torch has; torch itself has one in each.
+
+    Small operations leave most cores idle otherwise. Only some items are under way at a time.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for start in range(0, len(items), 4 * threads):
+                yield from pool.map(see, items[start : start + 4 * threads])
+    finally:
+        torch.set_num_threads(threads)  # MKL has one number for all threads
 
 
 def _share_of_mixed(names: torch.Tensor) -> float:

@@ -44,11 +44,12 @@ class StudyExistsError(ValueError):
 
 @dataclass(frozen=True)
 class Price:
-    """What a study costs, measured on its first unit."""
+    """What a study costs, measured on its first unit: `seconds` are those of all units, `mapped` heads come after."""
 
     images: int
     bytes: int
     seconds: float
+    mapped: int
     attention: str
     attention_bytes: int
     unit_images: int
@@ -99,7 +100,6 @@ def run(
         DiskFullError: There is no room for it; the message says how much is needed.
     """
     before = published(prepared)
-    run_facts: dict[str, Any] = dict(before.run) if before else {"began": _now()}
     attempt = Attempt.unfinished(prepared.study, prepared.plan)
     if attempt is None and before is not None:
         attempt = Attempt.extend(prepared.study, prepared.plan)
@@ -107,26 +107,15 @@ def run(
         refuse_small_disk(prepared)
         attempt = _started(prepared, prepared.study)
     with attempt:
-        attrs: dict[str, Any] = {}
-        seconds, peaks = dict(run_facts.get("seconds", {})), dict(run_facts.get("peak_mb", {}))
-        if before is None:
-            forget_peak()
-            _units(prepared, attempt, progress, tell_price, check)
-            facts = attempt.facts()
-            seconds |= prepared.seconds | {"heads": sum(f["seconds"] for f in facts)}
-            peaks["heads"] = peak_mb()
-            run_facts["images_per_second"] = len(prepared.kept) / seconds["heads"]
-            attrs["nonfinite"] = _nonfinite(attempt, facts)
+        run_facts = before.run if before else _units(prepared, attempt, progress, tell_price, check)
         progress("gather", 0, 1, "arrays")
         attempt.gather()
         progress("gather", 1, 1, "arrays")
-        if before is None:
-            attrs["accuracy"] = _accuracy(prepared, attempt.so_far())
         for stage in _asked(prepared):
             if not set(_arrays(prepared, stage)) <= set(attempt.arrays):
                 _stage(prepared, attempt, stage, progress, check)
-        for name, told in attempt.stages().items():
-            seconds[name], peaks[name] = told["seconds"], told["peak_mb"]
+        told = attempt.stages()
+        attrs = {} if before else _told_by_units(prepared, attempt)
         attrs |= _told_by_stages(attempt)
         attrs["left_out"] = prepared.attrs["left_out"] | _not_asked(prepared, attempt.arrays)
         progress("publish", 0, 1, "study")
@@ -138,8 +127,8 @@ def run(
                 "packages": versions(),
                 "plan": _plan_hash(prepared),
                 "finished": _now(),
-                "seconds": seconds,
-                "peak_mb": peaks,
+                "seconds": run_facts["seconds"] | {name: each["seconds"] for name, each in told.items()},
+                "peak_mb": run_facts.get("peak_mb", {}) | {name: each["peak_mb"] for name, each in told.items()},
                 "device": _device_name(prepared.vit.device),
                 "threads": torch.get_num_threads(),
             },
@@ -194,8 +183,10 @@ def _units(
     progress: Progress,
     tell_price: Callable[[Price], None],
     check: Callable[[], None],
-) -> None:
-    """Compute and write the units that are not finished."""
+) -> dict[str, Any]:
+    """Compute and write the units that are not finished; return the facts of this run."""
+    began = _now()
+    forget_peak()
     done = len(prepared.kept) - sum(len(attempt.units[u]) for u in attempt.pending())
     progress("heads", done, len(prepared.kept), "images")
     for unit in attempt.pending():
@@ -206,6 +197,21 @@ def _units(
             first = _price(prepared, attempt)
             refuse_small_disk(prepared, first.bytes)
             tell_price(first)
+    seconds = sum(facts["seconds"] for facts in attempt.facts())
+    return {
+        "began": began,
+        "seconds": prepared.seconds | {"heads": seconds},
+        "peak_mb": {"heads": peak_mb()},
+        "images_per_second": len(prepared.kept) / seconds,
+    }
+
+
+def _told_by_units(prepared: Prepared, attempt: Attempt) -> dict[str, Any]:
+    """Root attributes from all units."""
+    return {
+        "nonfinite": _nonfinite(attempt, attempt.facts()),
+        "accuracy": _accuracy(prepared, attempt.so_far()),
+    }
 
 
 def _stage(prepared: Prepared, attempt: Attempt, stage: Stage, progress: Progress, check: Callable[[], None]) -> None:
@@ -341,6 +347,7 @@ def _price(prepared: Prepared, attempt: Attempt) -> Price:
         images=count,
         bytes=whole + sum(by_array.values()) * count // first,
         seconds=attempt.facts()[0]["seconds"] / first * count,
+        mapped=0 if prepared.request.skip else count * prepared.sizes["layer"] * prepared.sizes["head"],
         attention=prepared.attention,
         attention_bytes=attention,
         unit_images=prepared.unit_images,
