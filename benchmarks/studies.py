@@ -20,6 +20,7 @@ DEIT_TINY = "deit_tiny_patch16_224"
 # As ViT-B/16, and without a classifier, so that no forward pass behind a pruned head is paid for.
 VIT_B = "vit_base_patch16_224.dino"
 PHOTOS = 16
+SKIP = frozenset({"patterns"})  # not what is measured here
 
 
 def real_folder() -> Path | None:
@@ -40,7 +41,9 @@ def photo_study(folder: Path, photos: Iterable[Path], attention: str, data: Path
         (pictures / photo.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(photo, pictures / photo.parent.name)
     checkpoint = folder / "weights" / f"{DEIT_TINY}.safetensors"
-    return _computed(StudyRequest(DEIT_TINY, pictures, attention, checkpoint, attention=attention, device="cpu"), data)
+    return _computed(
+        StudyRequest(DEIT_TINY, pictures, attention, checkpoint, attention=attention, device="cpu", skip=SKIP), data
+    )
 
 
 def noise_study(images: int, attention: str, data: Path) -> Study:
@@ -51,7 +54,8 @@ def noise_study(images: int, attention: str, data: Path) -> Study:
     for number in range(images):
         Image.fromarray(rng.integers(0, 256, (224, 224, 3), np.uint8)).save(pictures / f"{number}.png")
     return _computed(
-        StudyRequest(VIT_B, pictures, attention, random_weights=True, attention=attention, device="cpu"), data
+        StudyRequest(VIT_B, pictures, attention, random_weights=True, attention=attention, device="cpu", skip=SKIP),
+        data,
     )
 
 

@@ -32,6 +32,7 @@ from workers.prepare import prepare, unit_size
 from workers.stages import STAGES
 
 MODEL = "test_vit"
+NOTHING = frozenset()
 
 # The command line in a process of its own, with units of two images.
 COMMAND = """
@@ -47,8 +48,9 @@ def quiet(stage, done, of, counted):
 
 
 def request_for(folder, **changes):
+    """Without names and maps, but where a test asks for them with `skip=NOTHING`: they take seconds."""
     defaults = {"name": "small", "random_weights": True, "image_size": (64, 64), "device": "cpu"}
-    return StudyRequest(MODEL, folder, **(defaults | changes))
+    return StudyRequest(MODEL, folder, **(defaults | {"skip": frozenset({"patterns"})} | changes))
 
 
 def compute(request, settings, check=lambda: None):
@@ -73,7 +75,7 @@ def study(tmp_path_factory):
     """One published study, for the tests that only read it."""
     base = tmp_path_factory.mktemp("study")
     folder = picture_folder(base / "pictures", each=5)
-    return compute(request_for(folder), Settings(data=base / "data"))
+    return compute(request_for(folder, skip=NOTHING), Settings(data=base / "data"))
 
 
 def test_a_published_study_holds_what_a_plain_forward_of_the_model_gives(study):
@@ -296,14 +298,14 @@ def test_the_demo_stage_order_puts_readers_behind_writers():
 
 
 def test_stages_skipped_are_added_to_the_published_study_and_the_whole_is_as_if_never_skipped(folder, settings):
-    whole, manifest, _ = compute(request_for(folder), settings)
-    bare, first, _ = compute(request_for(folder, name="later", skip=frozenset({"patterns"})), settings)
+    whole, manifest, _ = compute(request_for(folder, skip=NOTHING), settings)
+    bare, first, _ = compute(request_for(folder, name="later"), settings)
     assert "patch_layout" not in bare
     assert "--skip patterns; the same command without it adds it" in bare.attrs["left_out"]["patch_layout"]
-    prepared = prepare(request_for(folder, name="later"), settings, quiet)
+    prepared = prepare(request_for(folder, name="later", skip=NOTHING), settings, quiet)
     assert pipeline.published(prepared).content == first.content
     assert "patch-map" in pipeline.missing(prepared)
-    later, second, _ = compute(request_for(folder, name="later"), settings)
+    later, second, _ = compute(request_for(folder, name="later", skip=NOTHING), settings)
     assert (first.attempt, second.attempt) == ("attempt-1", "attempt-2")
     assert second.content == manifest.content
     assert second.run["images_per_second"] == first.run["images_per_second"]
@@ -357,9 +359,9 @@ def test_masks_say_how_far_attention_follows_the_object_and_may_be_given_later(f
             mask = np.zeros((opened.height, opened.width), np.uint8)
         mask[: len(mask) // 2] = 255
         Image.fromarray(mask).save(path)
-    bare, _, _ = compute(request_for(folder), settings)
+    bare, _, _ = compute(request_for(folder, skip=NOTHING), settings)
     assert "--masks adds it" in bare.attrs["left_out"]["object_auc"]
-    masked, manifest, _ = compute(request_for(folder, masks=masks), settings)
+    masked, manifest, _ = compute(request_for(folder, skip=NOTHING, masks=masks), settings)
     assert manifest.attempt == "attempt-2"
     share = masked.read("object")
     assert np.isnan(share[4:]).all()
@@ -380,11 +382,11 @@ def test_masks_say_how_far_attention_follows_the_object_and_may_be_given_later(f
     first = next(masks.rglob("*.png"))
     Image.fromarray(255 - np.asarray(Image.open(first))).save(first)
     with pytest.raises(pipeline.StudyExistsError, match="with other masks"):
-        pipeline.published(prepare(request_for(folder, masks=masks), settings, quiet))
+        pipeline.published(prepare(request_for(folder, skip=NOTHING, masks=masks), settings, quiet))
 
 
 def test_a_model_without_cls_has_no_cls_map_and_says_why(folder, settings):
-    request = replace(request_for(folder), model="vit_wee_patch16_reg1_gap_256")
+    request = replace(request_for(folder, skip=NOTHING), model="vit_wee_patch16_reg1_gap_256")
     opened, _, _ = compute(request, settings)
     assert "cls_layout" not in opened
     assert "no CLS token is read" in opened.attrs["left_out"]["cls_layout"]

@@ -23,6 +23,7 @@ HELP = "help"
 HELP_OPEN = "help-open"
 
 MOST_LISTED = 200
+OF_MASKS = ("object", "object_auc", "cls_object_auc")  # most images have none: that is no caveat
 PAPER = "How Does Attention Work in Vision Transformers? A Visual Analytics Attempt (TVCG 2023)"
 
 
@@ -152,13 +153,14 @@ def _nonfinite(attrs: dict[str, Any], image_ids: list[str]) -> Caveat | None:
 
 
 def _left_out(attrs: dict[str, Any]) -> Caveat | None:
+    left_out = {name: why for name, why in attrs.get("left_out", {}).items() if name not in OF_MASKS}
     by_reason = defaultdict(list)
-    for name, reason in attrs.get("left_out", {}).items():
+    for name, reason in left_out.items():
         by_reason[reason].append(name)
     if not by_reason:
         return None
     said = tuple(f"{', '.join(names)}: {reason}." for reason, names in by_reason.items())
-    return Caveat("left-out", f"{len(attrs['left_out']):,} left out", said)
+    return Caveat("left-out", f"{len(left_out):,} left out", said)
 
 
 def _some(lines: Iterable[str]) -> tuple[str, ...]:

@@ -218,10 +218,11 @@ def caution(facts: StudyFacts, name: str) -> list[Any]:
 def reading(facts: StudyFacts, name: str) -> html.Span:
     """How to read the map, how far it can be trusted, and which map is not there."""
     told = _told(facts, name)
-    parts = ["Neighbours attend alike."]
+    # Of a reason the end is said here, and all of it on the button: the line has room for no more.
+    parts = [f"No map of {MAP_NAMES[other]}: {why.rpartition(': ')[2]}." for other, why in map_reasons(facts).items()]
+    parts.append("Neighbours attend alike.")
     if "trustworthiness" in told:
         parts.append(f"Trustworthiness {number(told['trustworthiness'])}.")
-    parts += [f"No map of {MAP_NAMES[other]}: {why}." for other, why in map_reasons(facts).items()]
     return html.Span(" ".join(parts), title=" ".join([*parts, *_quality(told)]))
 
 
