@@ -167,7 +167,8 @@ def _fit(
         "start": start,
         "gradient": {"bh": "Barnes-Hut", "fft": "interpolated"}[gradient],
         "iterations": list(iterations),
-        "kl_divergence": float(embedding.kl_divergence),
+        # openTSNE adds it up over threads in no fixed order: its last digits differ from run to run.
+        "kl_divergence": round(float(embedding.kl_divergence), 6),
         "seed": seed,
     }
 
