@@ -318,7 +318,7 @@ def test_stages_skipped_are_added_to_the_published_study_and_the_whole_is_as_if_
 
 def test_a_study_has_names_and_both_maps_with_what_they_are_worth(study):
     opened, manifest, _ = study
-    heads = (15, 4, 2)
+    heads = (15, 6, 2)
     for name in ("cls_layout", "patch_layout", "pooled_layout"):
         xy = opened.read(name)
         assert xy.shape == (*heads, 2)
@@ -329,7 +329,7 @@ def test_a_study_has_names_and_both_maps_with_what_they_are_worth(study):
         assert 0.5 < told["trustworthiness"] <= 1
         assert 0 <= told["neighbours_kept"] <= 1
         assert 0 <= told["seed_agreement"] <= 1
-        assert len(told["purity"]["layer"]) == 4
+        assert len(told["purity"]["layer"]) == 6
         assert told["seed"] == 0
     loss = opened.attrs["autoencoder"]["loss"]
     assert loss["train"][-1] < loss["train"][0]
