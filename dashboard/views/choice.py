@@ -1,9 +1,13 @@
 """How does one pick one of a few? A row of buttons, one of them pressed. Arrow keys stay free for heads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from dash import html
+from dash import ALL, Dash, Input, Output, ctx, html
+
+from dashboard.data import Shelf, StudyFacts
+from dashboard.selection import SELECTION, Selection
+from dashboard.views.panel import shown
 
 
 def button_id(choice: str, value: str) -> dict[str, str]:
@@ -11,7 +15,7 @@ def button_id(choice: str, value: str) -> dict[str, str]:
     return {"choice": choice, "value": value}
 
 
-def choice(name: str, labels: Mapping[str, str], title: str) -> html.Div:
+def layout(name: str, labels: Mapping[str, str], title: str) -> html.Div:
     """The buttons, none pressed; `pressed` says which are and which can be."""
     return html.Div(
         [
@@ -31,6 +35,22 @@ def pressed(values: list[str], chosen: str, reasons: Mapping[str, str]) -> tuple
     return classes, [value in reasons for value in values], [reasons.get(value, "") for value in values]
 
 
-def values_of(outputs: Any) -> list[str]:
-    """The values of the buttons, in the order in which Dash asks for them."""
-    return [str(each["id"]["value"]) for each in outputs]
+def register(app: Dash, shelf: Shelf, name: str, reasons: Callable[[StudyFacts], Mapping[str, str]]) -> None:
+    """Press the button of what is picked.
+
+    Args:
+        name: Of the choice, and of its field of the selection.
+        reasons: Why a study does not have some of the values, by value.
+    """
+    buttons = {"choice": name, "value": ALL}
+
+    @app.callback(
+        Output(buttons, "className"), Output(buttons, "disabled"), Output(buttons, "title"), Input(SELECTION, "data")
+    )
+    def press(data: object) -> tuple[list[str], list[bool], list[str]]:
+        values = [str(each["id"]["value"]) for each in ctx.outputs_list[0]]
+
+        def view(facts: StudyFacts, chosen: Selection) -> tuple[Any, Any]:
+            return pressed(values, getattr(chosen, name), reasons(facts)), None
+
+        return shown(shelf, data, view, pressed(values, "", {}))[0]

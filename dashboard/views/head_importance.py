@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from dash import ALL, Dash, Input, Output, ctx, html
+from dash import Dash, Input, Output, html
 
 from dashboard import graphs
 from dashboard.data import Array, Shelf, StudyFacts, Summary, of_image, predictions, summary
 from dashboard.selection import SELECTION, Selection, head_label
 from dashboard.theme import Palette, faded, palette
-from dashboard.views.choice import choice, pressed, values_of
+from dashboard.views import choice
 from dashboard.views.header import THEME
 from dashboard.views.panel import panel, shown
 from dashboard.words import METRICS, count, number
@@ -25,7 +25,7 @@ FEWEST_FOR_SD = 2
 
 
 def layout() -> html.Section:
-    metrics = choice(METRIC, {name: words.label for name, words in METRICS.items()}, "Importance metric")
+    metrics = choice.layout(METRIC, {name: words.label for name, words in METRICS.items()}, "Importance metric")
     return panel("head-importance", "Head importance", READING, graphs.graph(GRAPH), metrics)
 
 
@@ -40,21 +40,7 @@ def register(app: Dash, shelf: Shelf) -> None:
 
         return shown(shelf, data, view, graphs.blank(colours))
 
-    @app.callback(
-        Output({"choice": METRIC, "value": ALL}, "className"),
-        Output({"choice": METRIC, "value": ALL}, "disabled"),
-        Output({"choice": METRIC, "value": ALL}, "title"),
-        Input(SELECTION, "data"),
-    )
-    def press(data: object) -> tuple[list[str], list[bool], list[str]]:
-        values = values_of(ctx.outputs_list[0])
-        states, _ = shown(
-            shelf,
-            data,
-            lambda facts, chosen: (pressed(values, chosen.metric, reasons(facts)), None),
-            pressed(values, "", {}),
-        )
-        return states
+    choice.register(app, shelf, METRIC, reasons)
 
 
 def reasons(facts: StudyFacts) -> dict[str, str]:

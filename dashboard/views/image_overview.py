@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, Patch, State, dcc, html, no_update
 
 from dashboard import graphs
 from dashboard.data import MOST_CLASS_COLOURS, Array, Shelf, StudyFacts, predictions, read
@@ -14,7 +14,7 @@ from dashboard.graphs import Colouring
 from dashboard.routes import pictures_url
 from dashboard.selection import SELECTION, Selection
 from dashboard.theme import Palette, palette
-from dashboard.views.choice import choice, pressed, values_of
+from dashboard.views import choice
 from dashboard.views.header import THEME
 from dashboard.views.panel import panel, shown
 from dashboard.words import METRICS, count, short_name
@@ -41,7 +41,9 @@ def layout() -> html.Section:
         dcc.Store(id=PICTURES),
         dcc.Store(id=DRAWN),
     ]
-    return panel("image-overview", "Images", READING, body, choice(COLOUR, COLOUR_LABELS, "Colour of the points"))
+    return panel(
+        "image-overview", "Images", READING, body, choice.layout(COLOUR, COLOUR_LABELS, "Colour of the points")
+    )
 
 
 def register(app: Dash, shelf: Shelf) -> None:
@@ -71,21 +73,7 @@ def register(app: Dash, shelf: Shelf) -> None:
         shown_, reading = shown(shelf, data, view, (graphs.blank(colours), None, None, None))
         return *shown_, reading
 
-    @app.callback(
-        Output({"choice": COLOUR, "value": ALL}, "className"),
-        Output({"choice": COLOUR, "value": ALL}, "disabled"),
-        Output({"choice": COLOUR, "value": ALL}, "title"),
-        Input(SELECTION, "data"),
-    )
-    def press(data: object) -> tuple[list[str], list[bool], list[str]]:
-        values = values_of(ctx.outputs_list[0])
-        states, _ = shown(
-            shelf,
-            data,
-            lambda facts, chosen: (pressed(values, chosen.colour, reasons(facts)), None),
-            pressed(values, "", {}),
-        )
-        return states
+    choice.register(app, shelf, COLOUR, reasons)
 
     app.clientside_callback(
         ClientsideFunction("page", "thumbnail"),

@@ -8,7 +8,7 @@ from typing import Any
 import dash_bootstrap_components as dbc
 import numpy as np
 import plotly.graph_objects as go
-from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, Patch, State, dcc, html, no_update
 
 from dashboard import graphs
 from dashboard.data import LARGE_KEPT, Array, Shelf, StudyFacts, large, map_array, read
@@ -17,7 +17,7 @@ from dashboard.graphs import Colouring
 from dashboard.routes import pictures_url
 from dashboard.selection import MAP_COLOURS, MAPS, SELECTION, Selection, head_label
 from dashboard.theme import Palette, Ramp, colorscale, palette
-from dashboard.views.choice import choice, pressed, values_of
+from dashboard.views import choice
 from dashboard.views.header import THEME
 from dashboard.views.panel import panel, shown
 from dashboard.words import MAP_NAMES, MIXED, count, number, share
@@ -51,9 +51,9 @@ FIRM = 0.5
 def layout() -> html.Section:
     tools = [
         html.Div(id=CAUTION, className="caveats"),
-        choice(MAP, MAP_LABELS, "Which attention the map is of"),
+        choice.layout(MAP, MAP_LABELS, "Which attention the map is of"),
     ]
-    under = [choice(COLOUR, COLOUR_LABELS, "Colour of the heads"), html.Div(id=LEGEND, className="legend")]
+    under = [choice.layout(COLOUR, COLOUR_LABELS, "Colour of the heads"), html.Div(id=LEGEND, className="legend")]
     body = [
         graphs.graph(GRAPH, zoom=True),
         html.Div(id=ABSENT, className="said", hidden=True),
@@ -130,8 +130,8 @@ def register(app: Dash, shelf: Shelf) -> None:
         prevent_initial_call=True,
     )
 
-    for name, reasons_of in ((MAP, map_reasons), (COLOUR, colour_reasons)):
-        _register_choice(app, shelf, name, reasons_of)
+    choice.register(app, shelf, MAP, map_reasons)
+    choice.register(app, shelf, COLOUR, colour_reasons)
 
     app.clientside_callback(
         ClientsideFunction("page", "head"),
@@ -141,22 +141,6 @@ def register(app: Dash, shelf: Shelf) -> None:
         Input(GRAPH, "hoverData"),
         State(NAMES, "data"),
     )
-
-
-def _register_choice(app: Dash, shelf: Shelf, name: str, reasons_of: Any) -> None:
-    @app.callback(
-        Output({"choice": name, "value": ALL}, "className"),
-        Output({"choice": name, "value": ALL}, "disabled"),
-        Output({"choice": name, "value": ALL}, "title"),
-        Input(SELECTION, "data"),
-    )
-    def press(data: object) -> tuple[list[str], list[bool], list[str]]:
-        values = values_of(ctx.outputs_list[0])
-
-        def view(facts: StudyFacts, chosen: Selection) -> tuple[Any, Any]:
-            return pressed(values, getattr(chosen, name), reasons_of(facts)), None
-
-        return shown(shelf, data, view, pressed(values, "", {}))[0]
 
 
 # --- what there is ---
