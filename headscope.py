@@ -439,7 +439,7 @@ def _print_info(study: Study) -> None:
     row("computed", f"{manifest.run.get('finished', '?')} by Headscope {manifest.headscope}")
     peaks = manifest.run.get("peak_mb", {})
     for step, seconds in manifest.run.get("seconds", {}).items():
-        row(f"  {step}", f"{seconds:,.1f} s" + (f", at most {peaks[step]:,} MB" if step in peaks else ""))
+        row(f"  {step}", f"{seconds:,.1f} s" + (f", at most {peaks[step]:,} MB" if peaks.get(step) else ""))
     row("Zarr group", str(study.path))
     out.print(table)
 

@@ -188,12 +188,14 @@ def _units(
     began = _now()
     forget_peak()
     done = len(prepared.kept) - sum(len(attempt.units[u]) for u in attempt.pending())
+    priced = done > 0
     progress("heads", done, len(prepared.kept), "images")
     for unit in attempt.pending():
         _unit(prepared, attempt, unit, check)
         done += len(attempt.units[unit])
         progress("heads", done, len(prepared.kept), "images")
-        if len(attempt.facts()) == 1:
+        if not priced:
+            priced = True
             first = _price(prepared, attempt)
             refuse_small_disk(prepared, first.bytes)
             tell_price(first)
