@@ -1,11 +1,32 @@
 """What can be asked for? The jobs and their parameters, as both sides of the queue know them. No torch, no Dash."""
 
+import hashlib
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from store.work import Step
 
 # What a study can do without, by the name that --skip takes.
 SKIPPABLE = ("patterns",)
+
+# The two queues, each with its own processes: what a person waits for does not wait behind studies.
+INTERACTIVE, BULK = "interactive", "bulk"
+QUEUES = (INTERACTIVE, BULK)
+
+# The sixteen sets of regions of an attention matrix (query → key), as sums of these.
+CLS_CLS, CLS_PATCHES, PATCHES_CLS, PATCHES_PATCHES = 1, 2, 4, 8
+# The six modes of the paper's Fig. 4B, by number: none, all, patches alone, CLS alone, the crossings, all of CLS.
+MODES = (0, 15, 8, 1, 6, 7)
+
+# Images of one unit of a pruning, and the most of one request.
+PRUNE_IMAGES = 16
+MOST_PRUNE_IMAGES = 5_000
+MOST_PRUNE_HEADS = 4096
 
 
 @dataclass(frozen=True)
@@ -54,3 +75,137 @@ class StudyRequest:
         images = Path(self.images).resolve()
         named_after = images.stem if images.suffix == ".csv" else images.name
         return re.sub(r"[^a-z0-9._-]+", "-", f"{self.model}-{named_after}".lower()).strip("-._")[:80]
+
+    @property
+    def title(self) -> str:
+        """What people call the job."""
+        return self.study
+
+
+@dataclass(frozen=True)
+class PriceRequest:
+    """What a study would take: checked and measured, not computed."""
+
+    of: StudyRequest
+
+    @property
+    def title(self) -> str:
+        """What people call the job."""
+        return f"price of {self.of.study}"
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """Parts of some heads switched off, on some images of a study.
+
+    Attributes:
+        study: Name of a published study.
+        content: Content hash of its manifest: another content is another question.
+        images: Ids of images, in the study's order.
+        heads: As (layer, head), sorted; all are switched off at once.
+        regions: Sets of regions, each 0 to 15 as a sum of CLS_CLS …; each is a variant of its own.
+    """
+
+    study: str
+    content: str
+    images: tuple[str, ...]
+    heads: tuple[tuple[int, int], ...]
+    regions: tuple[int, ...] = MODES
+
+    @property
+    def title(self) -> str:
+        """What people call the job."""
+        layer, head = self.heads[0]
+        heads = f"L{layer}·H{head}" if len(self.heads) == 1 else f"{len(self.heads)} heads"
+        images = self.images[0] if len(self.images) == 1 else f"{len(self.images):,} images"
+        return f"{heads} of {self.study} on {images}"
+
+
+Request = StudyRequest | PriceRequest | PruneRequest
+
+# Kind of a job: its request, its queue, and whether what it found once answers the same request for good.
+_KINDS: dict[str, tuple[type[Any], str, bool]] = {
+    "study": (StudyRequest, BULK, False),
+    "price": (PriceRequest, INTERACTIVE, False),
+    "prune": (PruneRequest, INTERACTIVE, True),
+}
+KINDS = tuple(_KINDS)
+
+
+def kind_of(request: Request) -> str:
+    """The kind of job that a request is for."""
+    return next(kind for kind, (shape, _, _) in _KINDS.items() if isinstance(request, shape))
+
+
+def queue_of(kind: str) -> str:
+    """The queue that jobs of a kind wait in."""
+    return _KINDS[kind][1]
+
+
+def is_answered_once(kind: str) -> bool:
+    """Whether a result answers every later request that is the same."""
+    return _KINDS[kind][2]
+
+
+def steps_of(request: Request) -> list[Step]:
+    """The units that a job begins with; a study's plan adds the others."""
+    if not isinstance(request, PruneRequest):
+        return [Step(0, 0, "plan" if isinstance(request, StudyRequest) else "price")]
+    starts = range(0, len(request.images), PRUNE_IMAGES)
+    several = [
+        Step(0, number, f"images {start} to {min(start + PRUNE_IMAGES, len(request.images)) - 1}",
+             min(PRUNE_IMAGES, len(request.images) - start))
+        for number, start in enumerate(starts)
+    ]  # fmt: skip
+    return several if len(several) == 1 else [*several, Step(1, 0, "sum up")]
+
+
+def to_json(request: Request) -> dict[str, Any]:
+    """A request in plain JSON; equal requests give equal JSON."""
+    plain: dict[str, Any] = TypeAdapter(type(request)).dump_python(request, mode="json")
+    return json.loads(json.dumps(plain, sort_keys=True))  # type: ignore[no-any-return]
+
+
+def from_json(kind: str, plain: object) -> Request:
+    """A request from what `to_json` gave, or from what someone sent instead.
+
+    Raises:
+        ValueError: It is no request of that kind; the message says which field is wrong.
+    """
+    if kind not in _KINDS:
+        raise ValueError(f"{kind!r} is no kind of job; there are {', '.join(KINDS)}")
+    try:
+        request: Request = TypeAdapter(_KINDS[kind][0]).validate_python(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the request"
+        raise ValueError(f"{where} of a {kind} job: {first['msg']}") from None
+    return checked(request)
+
+
+def checked(request: Request) -> Request:
+    """The request, in the one form that equal requests have.
+
+    Raises:
+        ValueError: A pruning asks for nothing, or for too much; the message says what would be right.
+    """
+    if not isinstance(request, PruneRequest):
+        return request
+    images, heads = tuple(dict.fromkeys(request.images)), tuple(sorted(set(request.heads)))
+    regions = tuple(dict.fromkeys(request.regions))
+    for what, given, most in (
+        ("images", images, MOST_PRUNE_IMAGES),
+        ("heads", heads, MOST_PRUNE_HEADS),
+        ("sets of regions", regions, 16),
+    ):
+        if not 1 <= len(given) <= most:
+            raise ValueError(f"a pruning has {len(given):,} {what}; give 1 to {most:,}")
+    if not all(0 <= wanted <= 15 for wanted in regions):
+        raise ValueError(f"regions {regions} are not of 0 to 15, sums of 1, 2, 4 and 8")
+    return replace(request, images=images, heads=heads, regions=regions)
+
+
+def key_of(request: Request) -> str:
+    """SHA-256 (hex) by which two requests are known to be the same."""
+    text = json.dumps([kind_of(request), to_json(request)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

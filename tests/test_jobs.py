@@ -1,0 +1,77 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from precompute import pruning
+from workers import jobs
+from workers.jobs import PriceRequest, PruneRequest, StudyRequest
+
+STUDY = StudyRequest("deit_tiny_patch16_224", Path("/photos"), image_size=(224, 336), skip=frozenset({"patterns"}))
+PRUNE = PruneRequest("demo", "abc", ("a", "b"), ((0, 1), (2, 0)))
+
+
+@pytest.mark.parametrize("asked", [STUDY, PriceRequest(STUDY), PRUNE])
+def test_a_askedcomes_back_from_json_as_it_went(asked):
+    assert jobs.from_json(jobs.kind_of(asked), jobs.to_json(asked)) == asked
+
+
+def test_the_same_question_has_one_key_however_it_is_put():
+    same = replace(PRUNE, heads=((2, 0), (0, 1), (2, 0)), images=("a", "b", "a"))
+    assert jobs.key_of(jobs.checked(same)) == jobs.key_of(PRUNE)
+    assert jobs.key_of(replace(PRUNE, content="another")) != jobs.key_of(PRUNE)
+    assert jobs.key_of(PriceRequest(STUDY)) != jobs.key_of(STUDY)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"images": ()}, "0 images; give 1 to 5,000"),
+        ({"images": tuple(map(str, range(5001)))}, "5,001 images"),
+        ({"heads": ()}, "0 heads"),
+        ({"regions": ()}, "0 sets of regions"),
+        ({"regions": (16,)}, "not of 0 to 15"),
+        ({"regions": (-1,)}, "not of 0 to 15"),
+    ],
+)
+def test_a_pruning_of_nothing_or_of_too_much_is_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        jobs.from_json("prune", jobs.to_json(replace(PRUNE, **change)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain", "said"),
+    [
+        ("study", {"model": "x"}, "images of a study job: Field required"),
+        ("study", {"model": "x", "images": "y", "per_class": "many"}, "per_class"),
+        ("prune", [], "the request of a prune job"),
+        ("prune", {**jobs.to_json(PRUNE), "heads": [[0]]}, "heads.0"),
+        ("explode", {}, "no kind of job; there are study, price, prune"),
+    ],
+)
+def test_what_is_no_askedis_refused_by_the_field_that_is_wrong(kind, plain, said):
+    with pytest.raises(ValueError, match=said):
+        jobs.from_json(kind, plain)
+
+
+def test_a_pruning_of_many_images_is_cut_and_summed_up():
+    many = replace(PRUNE, images=tuple(map(str, range(40))))
+    steps = jobs.steps_of(many)
+    assert [step.images for step in steps] == [16, 16, 8, 0]
+    assert [step.name for step in steps] == ["images 0 to 15", "images 16 to 31", "images 32 to 39", "sum up"]
+    assert [(step.phase, step.number) for step in steps] == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert len(jobs.steps_of(replace(many, images=many.images[:16]))) == 1
+
+
+def test_regions_and_modes_are_those_that_are_computed():
+    assert tuple(regions.value for regions in pruning.MODES) == jobs.MODES
+    for name in ("CLS_CLS", "CLS_PATCHES", "PATCHES_CLS", "PATCHES_PATCHES"):
+        assert getattr(jobs, name) == pruning.Regions[name].value
+
+
+def test_studies_wait_in_another_queue_than_what_a_person_waits_for():
+    assert {kind: jobs.queue_of(kind) for kind in jobs.KINDS} == {
+        "study": jobs.BULK,
+        "price": jobs.INTERACTIVE,
+        "prune": jobs.INTERACTIVE,
+    }
