@@ -1,4 +1,4 @@
-"""Where can a test stop the writer? At the points named here, before and after each step that must be atomic.
+"""Where can a test stop a writer? At the points named here, before and after each step that must be atomic.
 
 HEADSCOPE_FAILPOINT="name[:nth]:action" arms one point for its nth passing in this process, by default the
 first. The action is kill (SIGKILL to this process), raise, sleep=SECONDS or enospc (as if the disk were
@@ -17,11 +17,16 @@ NAMES = (
     "before-unit-ack",
     "after-unit-ack",
     "before-gather",
+    "before-gather-ack",
     "before-stage-write",
     "before-stage-ack",
     "after-stage-ack",
     "before-manifest",
     "after-manifest",
+    "after-hold",
+    "half-placed",
+    "before-ledger-commit",
+    "after-ledger-commit",
 )
 
 _setting: str | None = None

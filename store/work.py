@@ -117,3 +117,11 @@ class CancelledError(RuntimeError):
 
 class JobNotFoundError(LookupError):
     """The ledger has no such job."""
+
+
+class StudyAskedError(ValueError):
+    """Another request that is waiting or running will write the study of that name."""
+
+    def __init__(self, message: str, job: str) -> None:
+        super().__init__(message)
+        self.job = job  # its id

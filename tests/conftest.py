@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import postgres_server, postgresql
 from tests.studies import write_tiny_study
+
+__all__ = ["no_flush", "postgres_server", "postgresql", "tiny_study_path"]
 
 
 @pytest.fixture(scope="session")
