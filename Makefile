@@ -7,8 +7,8 @@ DATA ?= data
 .PHONY: demo test lint bench lock clean help
 
 help:
-	@echo "make demo    draw the demo pictures, compute their study, serve http://127.0.0.1:8050"
-	@echo "make test    lint, then all tests (installs Chromium for the browser tests where it may)"
+	@echo "make demo    draw the demo pictures, compute their study, serve http://127.0.0.1:8050 with workers"
+	@echo "make test    lint, then all tests (installs Chromium, Redis and PostgreSQL for them where it may)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure against the plain ways of doing it; writes a table"
 	@echo "make lock    resolve the locked requirements anew"
@@ -17,7 +17,7 @@ demo: $(VENV)/worker
 	$(BIN)/headscope demo --data $(DATA)
 
 test: lint
-	sh tests/need_chromium.sh
+	sh tests/need.sh
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/dev

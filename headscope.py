@@ -6,28 +6,19 @@ study.attention(image=0, layer=3, head=1)   # (query, key)
 xarray.open_zarr(study)                     # everything, labelled
 """
 
-import errno
-import json
-import signal
+import getpass
+import os
+import platform
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from importlib.util import find_spec
+from inspect import Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from store.errors import StoreError, StudyNotFoundError
@@ -35,18 +26,36 @@ from store.manifest import verify as verify_study
 from store.paths import study_path
 from store.settings import Settings
 from store.study import Study, delete, list_studies, open_published
-from workers.jobs import SKIPPABLE, StudyRequest
+from store.work import ENDED, Job, JobNotFoundError
+from workers.jobs import QUEUES, SKIPPABLE, PriceRequest, StudyRequest, key_of
+from workers.terminal import (
+    SHORT,
+    bars,
+    err,
+    facts,
+    followed,
+    mistake,
+    out,
+    print_info,
+    print_job,
+    print_jobs,
+    print_json,
+    say_published,
+    tell_price,
+)
 
 if TYPE_CHECKING:
-    from workers.prepare import Prepared
-    from workers.study import Price
+    from workers.queue import Desk
 
 DEMO = "demo"  # name of the demo's study and of its folder of pictures
 
 # Exit codes beside 0: what a script can tell apart.
 MISTAKE = 1  # the person can mend it: the message says how
 DAMAGED = 3  # `verify` found damage
+FAILED = 4  # the job that was waited for failed or was cancelled
 STOPPED = 130  # Ctrl-C, as a shell has it
+
+LAST_JOBS, MOST_JOBS = 20, 10_000  # that `jobs` lists, without and with --all
 
 app = typer.Typer(
     help="What every attention head of a Vision Transformer does: computed once, explored at one URL.",
@@ -54,12 +63,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-# Lines are wrapped for a person only: a pipe gets them whole.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 StudyName = Annotated[str, typer.Argument(help="Name of the study, as `headscope ls` shows it.")]
+JobId = Annotated[str, typer.Argument(help="Id of the job, or its beginning.")]
 Data = Annotated[
     Path | None, typer.Option("--data", help="The data folder, in place of HEADSCOPE_DATA.", show_default=False)
 ]
@@ -97,11 +104,9 @@ def demo(
             _serve(settings)
 
 
-@app.command()
-def precompute(
+def _study_request(
     model: Annotated[str, typer.Argument(help="timm name of the model; `headscope models` lists them.")],
     images: Annotated[Path, typer.Argument(help="A folder a class, a flat folder, or a CSV of path,label.")],
-    data: Data = None,
     name: Annotated[str | None, typer.Option(help="Name of the study.", show_default="MODEL-FOLDER")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: a .safetensors or .pth file.")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Untrained, to try things out.")] = False,
@@ -116,38 +121,157 @@ def precompute(
     seed: Annotated[int, typer.Option(help="Of layouts, of the autoencoder, of random weights.")] = 0,
     masks: Annotated[Path | None, typer.Option(help="A folder with a PNG mask of each image's object.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="patterns: leave out maps and names of patterns.")] = None,
+) -> StudyRequest:
+    """The study that the command line asks for. Its paths are absolute: a worker may run in another folder."""
+    _one_of("--attention", attention, ("auto", "stored", "rebuilt"))
+    _one_of("--device", device, ("auto", "cpu", "cuda"))
+    for each in skip or ():
+        _one_of("--skip", each, SKIPPABLE)
+    _check_precision(precision)
+    if random_weights and checkpoint:
+        raise ValueError("--random-weights and --checkpoint exclude each other; give one of them")
+    return StudyRequest(
+        model=model,
+        images=_absolute(images),
+        name=name,
+        checkpoint=checkpoint and _absolute(checkpoint),
+        random_weights=random_weights,
+        image_size=_pixels(image_size),
+        classes=classes and _absolute(classes),
+        label_map=label_map and _absolute(label_map),
+        no_labels=no_labels,
+        per_class=per_class,
+        attention=attention,
+        device=device,
+        seed=seed,
+        masks=masks and _absolute(masks),
+        skip=frozenset(skip or ()),
+    )
+
+
+def _of_a_study(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with the options of `_study_request` in place of its first parameter."""
+    options, (_, *others) = signature(_study_request).parameters, signature(command).parameters.values()
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        with _mistakes():
+            request = _study_request(**{name: given.pop(name) for name in options})
+            command(request, **given)
+
+    parameters = [*options.values(), *others]
+    with_options.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_options
+
+
+@app.command()
+@_of_a_study
+def precompute(
+    request: StudyRequest,
+    data: Data = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the price and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compute a study: what every head of MODEL does on every image of IMAGES."""
+    _need_worker()
+    from workers.direct import compute
+
+    compute(request, _settings(data), dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+@_of_a_study
+def submit(
+    request: StudyRequest,
+    data: Data = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show the progress until the study is there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Have a worker tell the price, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Have workers compute a study: as `precompute`, in the queue. Prints the job's id."""
     settings = _settings(data)
+    desk = _desk(settings)
+    asked = PriceRequest(request) if dry_run else request
+    submitted = desk.submit(asked, _who())
+    job = submitted.job
+    if not submitted.new:
+        err.print(f"asked for already, by {job.who}", markup=False)
+    if submitted.unheard:
+        err.print(submitted.unheard, markup=False)
+    _say_if_nobody_works(desk, job)
+    if wait or dry_run:
+        try:
+            job = followed(desk.ledger, job, quiet=as_json)
+        except KeyboardInterrupt:
+            err.print(f"the job goes on; `headscope cancel {job.id[:SHORT]}` ends it")
+            raise typer.Exit(STOPPED) from None
+    if dry_run and job.state == "done":
+        _tell_result(desk.ledger.result(key_of(asked)) or {}, as_json=as_json)
+    elif as_json:
+        print_json(vars(job))
+    elif not wait:
+        print(job.id)
+        err.print(f"  headscope jobs {job.id[:SHORT]} · headscope cancel {job.id[:SHORT]}")
+    elif job.state == "done":
+        say_published(open_published(study_path(settings.studies, request.study)))
+    if job.state in ("failed", "cancelled"):
+        err.print(f"{job.title}: {job.state}: {job.cause}", markup=False)
+        if job.log:
+            err.print(job.log, markup=False)
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def jobs(
+    job: Annotated[str | None, typer.Argument(help="Only this one, and everything about it.")] = None,
+    data: Data = None,
+    every: Annotated[bool, typer.Option("--all", help="All that there ever were.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the jobs: those that wait or run, and the last that ended."""
     with _mistakes():
-        _one_of("--attention", attention, ("auto", "stored", "rebuilt"))
-        _one_of("--device", device, ("auto", "cpu", "cuda"))
-        for each in skip or ():
-            _one_of("--skip", each, SKIPPABLE)
-        _check_precision(precision)
-        if random_weights and checkpoint:
-            raise ValueError("--random-weights and --checkpoint exclude each other; give one of them")
-        request = StudyRequest(
-            model=model,
-            images=images,
-            name=name,
-            checkpoint=checkpoint,
-            random_weights=random_weights,
-            image_size=_pixels(image_size),
-            classes=classes,
-            label_map=label_map,
-            no_labels=no_labels,
-            per_class=per_class,
-            attention=attention,
-            device=device,
-            seed=seed,
-            masks=masks,
-            skip=frozenset(skip or ()),
-        )
+        ledger = _desk(_settings(data)).ledger
+        if job is not None:
+            one = _found(ledger.jobs(MOST_JOBS), job)
+            print_json(vars(one)) if as_json else print_job(one, ledger.now())
+            return
+        listed = ledger.jobs(MOST_JOBS if every else LAST_JOBS)
+        if as_json:
+            print_json([vars(each) for each in listed])
+        elif not listed:
+            out.print("no jobs yet; `headscope submit MODEL IMAGES` or the page asks for one")
+        else:
+            print_jobs(listed, ledger.now())
+
+
+@app.command()
+def cancel(job: JobId, data: Data = None) -> None:
+    """Cancel a job, for good. What it has written so far is removed."""
+    with _mistakes():
+        desk = _desk(_settings(data))
+        found = _found(desk.ledger.jobs(MOST_JOBS), job)
+        told = desk.cancel(found.id, _who())
+        if found.state in ENDED:
+            out.print(f"{found.title} is {found.state} already", markup=False)
+        else:
+            out.print(f"{told.title} is cancelled", markup=False)
+
+
+@app.command()
+def worker(
+    queue: Annotated[str, typer.Option(help="interactive or bulk: what people wait for, or studies.")],
+    name: Annotated[str | None, typer.Option(help="By which it is known.", show_default="QUEUE-HOST-PROCESS")] = None,
+    data: Data = None,
+) -> None:
+    """Work for one queue, until Ctrl-C. `headscope serve` starts workers by itself."""
+    with _mistakes():
+        _one_of("--queue", queue, QUEUES)
         _need_worker()
-        _compute(request, settings, dry_run=dry_run, as_json=as_json)
+        from workers.tasks import run_worker
+
+        known = name or f"{queue}-{platform.node()}-{os.getpid()}"
+        raise typer.Exit(run_worker(_settings(data), queue, known))
 
 
 @app.command()
@@ -156,7 +280,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to serve on.", show_default=False)] = None,
     port: Annotated[int | None, typer.Option(help="Port to serve on.", show_default=False)] = None,
 ) -> None:
-    """Serve the page that shows the studies."""
+    """Serve the page, with workers for what it asks for."""
     with _mistakes():
         _serve(_settings(data, host=host, port=port))
 
@@ -175,7 +299,7 @@ def models(
         if not names:
             raise ValueError(f"no supported model is named like {pattern!r}; `headscope models` lists all")
         if as_json:
-            _print_json(names)
+            print_json(names)
         else:
             print("\n".join(names))
 
@@ -186,9 +310,9 @@ def info(study: StudyName, data: Data = None, as_json: Json = False) -> None:
     with _mistakes():
         opened = open_study(study, data)
         if as_json:
-            _print_json(_facts(opened))
+            print_json(facts(opened))
         else:
-            _print_info(opened)
+            print_info(opened)
 
 
 @app.command()
@@ -196,10 +320,10 @@ def verify(study: StudyName, data: Data = None, as_json: Json = False) -> None:
     """Read every object of a study and compare it with the manifest; name what is damaged."""
     with _mistakes():
         folder = study_path(_settings(data).studies, study)
-        with _bars() as bars:
-            damage = verify_study(folder, lambda done, of: bars("verify", done, of, "bytes"))
+        with bars() as show:
+            damage = verify_study(folder, lambda done, of: show("verify", done, of, "bytes"))
         if as_json:
-            _print_json([{"object": d.object, "problem": d.problem} for d in damage])
+            print_json([{"object": d.object, "problem": d.problem} for d in damage])
         elif not damage:
             manifest = open_published(folder).manifest
             out.print(f"{study}: {len(manifest.objects):,} objects, {manifest.size / 1e6:,.1f} MB, all as published")
@@ -216,7 +340,7 @@ def ls(data: Data = None, as_json: Json = False) -> None:
     settings = _settings(data)
     entries = list_studies(settings.studies)
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "name": e.name,
@@ -275,180 +399,65 @@ def _compute_demo(settings: Settings) -> None:
     _need_worker()
     from precompute.demo.model import WEIGHTS
     from precompute.demo.pictures import write_picture_set
+    from workers.direct import compute
 
     pictures = settings.images / DEMO
     write_picture_set(pictures)
     request = StudyRequest(
         "headscope_demo", pictures / "images", name=DEMO, checkpoint=WEIGHTS, masks=pictures / "masks"
     )
-    _compute(request, settings, dry_run=False, as_json=False)
+    compute(request, settings, dry_run=False, as_json=False)
 
 
-def _compute(request: StudyRequest, settings: Settings, *, dry_run: bool, as_json: bool) -> None:
-    """Compute a study and say what came out, or what it would cost."""
-    from workers import study as pipeline
-    from workers.memory import keep_freed_memory
-    from workers.prepare import prepare
+def _desk(settings: Settings) -> "Desk":
+    from workers.queue import Desk
 
-    keep_freed_memory()
-    added: list[str] = []
-    with _stopping() as check, _bars(quiet=as_json) as show:
-
-        def bars(stage: str, done: int, of: int, counted: str) -> None:
-            show(stage, done, of, counted)
-            check()
-
-        prepared = prepare(request, settings, bars)
-        _say_what_is_odd(prepared)
-        known = pipeline.published(prepared)
-        if dry_run:
-            price = pipeline.price(prepared, bars, check)
-        elif known is None or (added := pipeline.missing(prepared)):
-            manifest = pipeline.run(prepared, bars, lambda price: _tell_price(price, quiet=as_json), check)
-    if dry_run:
-        _print_json(vars(price)) if as_json else _tell_price(price)
-        return
-    study = open_published(prepared.study)
-    if as_json:
-        _print_json(_facts(study))
-    elif known is not None and not added:
-        out.print(f"{study.name} is published already, with these very settings: {study.path}")
-    elif known is not None:
-        seconds = sum(manifest.run["seconds"][stage] for stage in added)
-        out.print(
-            f"[bold]{study.name}[/] is published anew, with {', '.join(added)} added in {seconds:,.0f} s: "
-            f"{manifest.size / 1e6:,.1f} MB, manifest {manifest.content[:12]}"
-        )
-    else:
-        seconds, rate = manifest.run["seconds"], manifest.run["images_per_second"]
-        out.print(
-            f"[bold]{study.name}[/] is published: {len(prepared.kept):,} images in {seconds['heads']:,.0f} s "
-            f"({rate:.2f} images/s), {manifest.size / 1e6:,.1f} MB, manifest {manifest.content[:12]}"
-        )
-        _say_accuracy(study.attrs)
-        out.print(f"  headscope info {study.name} · headscope serve · xarray.open_zarr({str(study.path)!r})")
+    return Desk(settings)
 
 
-def _say_what_is_odd(prepared: "Prepared") -> None:
-    attrs = prepared.attrs
-    if attrs["weights"]["kind"] == "random":
-        err.print("[bold yellow]random weights:[/] this study says nothing about a trained model")
-    for odd in attrs["images"]["quarantined"][:5]:
-        err.print(f"left out: {odd['image']}: {odd['reason']}", markup=False)
-    if (more := len(attrs["images"]["quarantined"]) - 5) > 0:
-        err.print(f"… and {more} more images left out; the study lists them all")
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in attrs["left_out"].items():
-        by_reason.setdefault(reason, []).append(name)
-    for reason, names in by_reason.items():
-        err.print(f"not in this study: {', '.join(names)} ({reason})", markup=False)
+def _who() -> str:
+    """The person at the command line."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"user {os.getuid()}"
 
 
-def _say_accuracy(attrs: dict[str, Any]) -> None:
-    accuracy = attrs["accuracy"]
-    if accuracy is None or attrs["weights"]["kind"] == "random":
-        return
-    said = f"top-1 {accuracy['top1']:.1%}, top-5 {accuracy['top5']:.1%} of {accuracy['images']} labelled images"
-    if accuracy["near_chance"]:
+def _found(jobs: list[Job], start: str) -> Job:
+    """The one job whose id begins so."""
+    found = [job for job in jobs if job.id.startswith(start.lower())]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise JobNotFoundError(f"no job {start}; `headscope jobs --all` lists them")
+    raise ValueError(f"{len(found)} jobs begin with {start}: {', '.join(job.id for job in found[:5])}; give more of it")
+
+
+def _say_if_nobody_works(desk: "Desk", job: Job) -> None:
+    if job.state == "queued" and not any(seen.queue == job.queue for seen in desk.ledger.workers()):
         err.print(
-            f"[bold red]near chance:[/] {said}. Weights can fit an architecture that they were not trained for, and "
-            "labels can be matched to the wrong classes: check both before you believe this study"
+            f"no worker of the {job.queue} queue has said yet that it is there, so the job waits for one: "
+            f"`headscope serve` starts workers, `headscope worker --queue {job.queue}` one more",
+            markup=False,
         )
-    else:
-        out.print(f"  {said}")
 
 
-def _tell_price(price: "Price", quiet: bool = False) -> None:
-    if quiet:
-        return
-    attention = f", of which attention {price.attention_bytes / 1e6:,.0f}" if price.attention == "stored" else ""
-    minutes = price.seconds / 60
-    out.print(
-        f"price: {price.bytes / 1e6:,.0f} MB{attention}; {minutes:,.1f} minutes for {price.images:,} images "
-        f"(measured on the first unit of {min(price.unit_images, price.images)}; attention {price.attention})"
-        + (f", then names and maps of {price.mapped:,} heads" if price.mapped else "")
-    )
-
-
-def _facts(study: Study) -> dict[str, Any]:
-    """Everything that `info` tells, in plain JSON."""
-    manifest = study.manifest
-    return {
-        "name": study.name,
-        "path": str(study.path),
-        "manifest": manifest.content,
-        "objects": len(manifest.objects),
-        "bytes": manifest.size,
-        "headscope_version": manifest.headscope,
-        "packages": manifest.packages,
-        "run": manifest.run,
-        "arrays": {name: list(study[name].shape) for name in study.arrays},
-        "attention_source": study.attention_source,
-        **study.attrs,
-    }
-
-
-def _print_info(study: Study) -> None:
-    attrs, manifest = study.attrs, study.manifest
-    model, images, certificate = attrs["model"], attrs["images"], attrs["certificate"]
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-
-    def row(what: str, *said: str) -> None:
-        table.add_row(what, "\n".join(said))
-
-    grid = "×".join(map(str, model["grid"]))
-    prefix = ", ".join(model["prefix_tokens"]) or "none"
-    row(
-        "model",
-        f"{model['name']}: {model['num_layers']} layers × {model['num_heads']} heads, {grid} patches, "
-        f"prefix tokens: {prefix}, pooled by {model['pool']}",
-    )
-    weights = attrs["weights"]
-    loud = "[bold red]RANDOM, untrained[/]" if weights["kind"] == "random" else weights["kind"]
-    row("weights", f"{loud} {weights['file'] or ''} sha256 {weights['sha256'][:16]}…")
-    row("images", f"{images['kept']:,} of {images['found']:,} in {images['folder']}, {images['labelled']:,} labelled")
-    if images["quarantined"]:
-        row("quarantined", *(f"{q['image']}: {q['reason']}" for q in images["quarantined"]))
-    if attrs["accuracy"]:
-        near = " [bold red]near chance[/]" if attrs["accuracy"]["near_chance"] else ""
-        row("accuracy", f"top-1 {attrs['accuracy']['top1']:.1%}, top-5 {attrs['accuracy']['top5']:.1%}{near}")
-    row(
-        "certificate",
-        f"on {certificate['images']} images, largest relative errors (allowed {certificate['tolerance']:.0e}):",
-        f"attention·values against the module {certificate['attention']:.1e}",
-        f"logits with capture against without  {certificate['logits']:.1e}",
-        f"head removed against attention zeroed {certificate['pruning']:.1e}",
-    )
-    if attrs["left_out"]:
-        row("left out", *(f"{name}: {reason}" for name, reason in attrs["left_out"].items()))
-    if attrs["nonfinite"]["images"]:
-        row("NaN or Inf", f"{len(attrs['nonfinite']['images'])} images: {attrs['nonfinite']['values']}")
-    row("attention", f"{study.attention_source}")
-    for name, told in attrs.get("maps", {}).items():
-        if told["trustworthiness"] is None:
-            row(f"{name} map", "too few heads to tell what it is worth")
-            continue
-        row(
-            f"{name} map",
-            f"trustworthiness {told['trustworthiness']:.3f}, neighbours kept {told['neighbours_kept']:.0%}, "
-            f"of the same head {told['purity']['all']:.0%} (by chance {told['purity']['chance']:.0%}), "
-            f"agreement of two seeds {told['seed_agreement']:.0%}",
-        )
-    row("size", f"{manifest.size / 1e6:,.1f} MB in {len(manifest.objects):,} objects; manifest {manifest.content}")
-    row("computed", f"{manifest.run.get('finished', '?')} by Headscope {manifest.headscope}")
-    peaks = manifest.run.get("peak_mb", {})
-    for step, seconds in manifest.run.get("seconds", {}).items():
-        row(f"  {step}", f"{seconds:,.1f} s" + (f", at most {peaks[step]:,} MB" if peaks.get(step) else ""))
-    row("Zarr group", str(study.path))
-    out.print(table)
+def _tell_result(price: dict[str, Any], *, as_json: bool) -> None:
+    """The price that a worker found, or why there is none."""
+    if refused := price.get("refused"):
+        raise ValueError(refused["message"])
+    print_json(price) if as_json else tell_price(price)
 
 
 def _serve(settings: Settings) -> None:
-    from dashboard.app import serve as serve_page
+    from workers.embedded import Embedded
 
-    out.print(f"Headscope is at [bold]http://{settings.host}:{settings.port}[/] — Ctrl-C stops it")
-    serve_page(settings)
+    with Embedded(settings, lambda line: err.print(line, markup=False)):
+        from dashboard.app import serve as serve_page  # while the workers start
+
+        out.print(f"Headscope is at [bold]http://{settings.host}:{settings.port}[/] — Ctrl-C stops it")
+        serve_page(settings)
+        err.print("stopping")
 
 
 def _settings(data: Path | None = None, **given: Any) -> Settings:
@@ -461,21 +470,13 @@ def _mistakes() -> Iterator[None]:
     """One line for what a person can mend, without a traceback, and the right exit code."""
     try:
         yield
-    except (StoreError, ValueError, OSError, MemoryError, _MistakeError) as error:
+    except (StoreError, JobNotFoundError, ValueError, OSError, MemoryError, _MistakeError) as error:
         err.print("[bold red]error:[/] ", end="")
-        err.print(_said(error), markup=False)
+        err.print(mistake(error), markup=False)
         raise typer.Exit(MISTAKE) from error
     except KeyboardInterrupt as error:
         err.print("stopped; the same command goes on from here")
         raise typer.Exit(STOPPED) from error
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return (
-            f"{error.filename}: {error.strerror}; give --data, or set HEADSCOPE_DATA, to a folder that can be written"
-        )
-    return str(error) or type(error).__name__
 
 
 class _MistakeError(RuntimeError):
@@ -485,6 +486,10 @@ class _MistakeError(RuntimeError):
 def _need_worker() -> None:
     if find_spec("torch") is None or find_spec("timm") is None:
         raise _MistakeError("computing needs torch and timm, not installed here; pip install 'headscope[worker]'")
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 (resolve() would follow a link that the person named)
 
 
 def _one_of(option: str, given: str, allowed: tuple[str, ...]) -> None:
@@ -509,65 +514,6 @@ def _pixels(text: str | None) -> tuple[int, int] | None:
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise ValueError(f"--image-size {text} is not a size; give 224, or 224x336 (height x width)")
     return int(sides[0]), int(sides[-1])
-
-
-@contextmanager
-def _stopping() -> Iterator[Callable[[], None]]:
-    """A check that raises KeyboardInterrupt once Ctrl-C was pressed: between batches. Pressed twice, at once."""
-    asked = threading.Event()
-
-    def on_interrupt(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        err.print("stopping after this batch (Ctrl-C again stops at once)")
-
-    def check() -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _bars(quiet: bool = False) -> Iterator[Callable[[str, int, int, str], None]]:
-    """A progress bar a stage, on stderr, with rate and time left."""
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[counted]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(*columns, console=err, disable=quiet, refresh_per_second=4)
-    tasks: dict[str, TaskID] = {}
-    before: dict[str, int] = {}  # done in an earlier run: no part of this one's rate
-
-    def show(stage: str, done: int, of: int, counted: str) -> None:
-        if stage not in tasks:
-            progress.start()
-            tasks[stage] = progress.add_task(stage, counted=counted, rate="")
-            before[stage] = done
-        elapsed, new = progress.tasks[tasks[stage]].elapsed or 0, done - before[stage]
-        rate = f"{new / elapsed:.1f}/s" if elapsed > 1 and new else ""
-        progress.update(tasks[stage], total=of, completed=done, rate=rate)
-
-    try:
-        yield show
-    finally:
-        if tasks:
-            progress.stop()
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, default=str))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import torch
 import typer
 
 from benchmarks.accuracy import accuracy_table, precision_table
+from benchmarks.bars import bars_table
 from benchmarks.computing import capture_table, chunk_table, importance_table, memory_table, modes_table
 from benchmarks.density import density_table
 from benchmarks.layouts import layout_table, placing_table, points_table
 from benchmarks.maps import maps_table
 from benchmarks.measuring import described
+from benchmarks.prune import DEMO, prune_table
 from benchmarks.storing import store_table
 from benchmarks.synthetic import confusion_table
 from workers.memory import keep_freed_memory
@@ -33,6 +35,8 @@ BENCHMARKS = {
     "placing": lambda rounds: placing_table([(50_000, 200_000)]),
     "maps": lambda rounds: maps_table(),
     "density": density_table,
+    "prune": lambda rounds: prune_table(rounds, None, DEMO, beside=False),
+    "bars": lambda rounds: bars_table(rounds, "", DEMO),
 }
 
 
@@ -42,19 +46,27 @@ def main(
     threads: Annotated[int, typer.Option(help="Torch threads; by default one a core.", show_default=False)] = 0,
     keep: Annotated[bool, typer.Option(help="Keep freed memory, as the workers do.")] = True,
     out: Annotated[Path | None, typer.Option(help="File for the tables too.", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Option(help="Of prune: a data folder.", show_default="one of its own")] = None,
+    study: Annotated[str, typer.Option(help="Of prune: a study in it; of bars: one on the page.")] = DEMO,
+    url: Annotated[str, typer.Option(help="Of bars: the page, from `headscope serve`.", show_default=False)] = "",
+    beside: Annotated[bool, typer.Option("--beside", help="Of prune: beside a running study too.")] = False,
 ) -> None:
     """Measure Headscope against the plain ways of doing the same, side by side in one process."""
-    names = names or list(BENCHMARKS)
+    names = names or [name for name in BENCHMARKS if name != "bars" or url]
     if unknown := sorted(set(names) - set(BENCHMARKS)):
         raise typer.BadParameter(f"{', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     if keep:
         keep_freed_memory()
+    benchmarks = BENCHMARKS | {
+        "prune": lambda rounds: prune_table(rounds, data, study, beside),
+        "bars": lambda rounds: bars_table(rounds, url, study),
+    }
     facts: list[str] = []
     texts: list[str] = []
     with described(facts):
         for name in names:
-            texts.append(BENCHMARKS[name](rounds).markdown())
+            texts.append(benchmarks[name](rounds).markdown())
             print(texts[-1], flush=True)
     memory = "" if keep else " --no-keep"
     facts.append(f"- `python -m benchmarks {' '.join(names)} --rounds {rounds}{memory}`, medians")

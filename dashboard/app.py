@@ -7,6 +7,7 @@ from dash import Dash, html
 
 from dashboard import routes, theme, writer
 from dashboard.data import Shelf
+from dashboard.offers import Offers
 from dashboard.views import (
     head_attention,
     head_card,
@@ -15,9 +16,13 @@ from dashboard.views import (
     header,
     image_card,
     image_overview,
+    jobs,
+    new_study,
     pattern_map,
+    pruning,
 )
 from store.settings import Settings
+from workers.queue import Desk
 
 ASSETS = Path(__file__).with_name("assets")
 VIEWS = (header, image_overview, image_card, pattern_map, head_importance, head_grid, head_attention, head_card)
@@ -40,8 +45,9 @@ PAGE = """<!DOCTYPE html>
 </html>"""
 
 
-def create_app(settings: Settings) -> Dash:
-    """The page over the studies of a data folder. It computes nothing and writes nothing."""
+def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
+    """The page over the studies of a data folder. It computes nothing, and asks for work at `desk`."""
+    desk = desk or Desk(settings)
     shelf = Shelf(settings.studies)
     app = Dash(
         "headscope",
@@ -57,8 +63,11 @@ def create_app(settings: Settings) -> Dash:
     app.layout = lambda: layout(shelf)
     for view in VIEWS:
         view.register(app, shelf)
+    pruning.register(app, shelf, desk)
     writer.register(app, shelf)
-    routes.add_routes(app.server, shelf)
+    jobs.register(app, desk)
+    new_study.register(app, shelf, desk, Offers(settings))
+    routes.add_routes(app.server, shelf, desk)
     routes.guard(app)
     return app
 
@@ -79,6 +88,8 @@ def layout(shelf: Shelf) -> html.Div:
             *writer.layout(),
             html.Div(id=writer.EMPTY, className="empty"),
             html.Main(stage, id=writer.STAGE, className="stage"),
+            jobs.layout(),
+            new_study.layout(),
         ],
         className="page",
     )

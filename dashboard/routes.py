@@ -1,4 +1,4 @@
-"""Which addresses has the server beside the page? Pictures, and what is refused before it reaches Dash."""
+"""Which addresses has the server beside the page? Pictures, jobs, and what is refused before it reaches Dash."""
 
 import io
 import json
@@ -12,9 +12,11 @@ from PIL import Image
 from werkzeug.exceptions import HTTPException
 
 from dashboard.data import Shelf, StudyFacts, predictions, read
+from dashboard.views import jobs
 from dashboard.words import number, short_name
 from store.errors import StoreError
 from store.study import Study
+from workers.queue import Desk
 
 HASH_DIGITS = 16  # of the content hash in an address: 64 bits, enough that no two studies of a name share it
 MOST_BYTES = 1_000_000  # of a request: a selection and a click are some hundred
@@ -30,8 +32,9 @@ def image_url(known: StudyFacts, index: int) -> str:
     return f"{pictures_url(known)}/image/{index}.png"
 
 
-def add_routes(server: Flask, shelf: Shelf) -> None:
-    """Pictures, thumbnails and captions. What is not there or damaged is 404, with the reason."""
+def add_routes(server: Flask, shelf: Shelf, desk: Desk) -> None:
+    """Jobs, pictures, thumbnails and captions. What is not there or damaged is 404, with the reason."""
+    jobs.add_routes(server, shelf, desk)
 
     @server.get("/studies/<name>/<digest>/image/<int:index>.png")
     def image(name: str, digest: str, index: int) -> Response:

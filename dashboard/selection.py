@@ -17,6 +17,12 @@ MAPS = ("patch", "cls")
 # What the heads of a map can be coloured by; "density" is not the heads but how many there are.
 MAP_COLOURS = ("layer", "pattern", "density")
 
+# What the card of the selected head has: its numbers, or what switching parts of it off does.
+CARDS = ("numbers", "pruning")
+# The parts of a head that can be switched off together; the first is the default.
+PARTS = ("all", "none", "patches", "cls", "crossing", "cls-related")
+PARTS_WITHOUT_CLS = ("all", "none", "patches")
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -30,6 +36,8 @@ class Selection:
         colour: What the image overview is coloured by, of COLOURS.
         map: The map of attention patterns, of MAPS.
         map_colour: What its heads are coloured by, of MAP_COLOURS.
+        card: What the card of the head has, of CARDS.
+        part: What is switched off in the predictions that the card compares, of PARTS.
         token: The query token whose attention is shown on the image; None for CLS, or, in a model without
             CLS, for the mean over patches.
     """
@@ -42,6 +50,8 @@ class Selection:
     colour: str
     map: str
     map_colour: str
+    card: str
+    part: str
     token: int | None
 
     @classmethod
@@ -77,9 +87,11 @@ KINDS: dict[str, tuple[type, ...]] = {
     "colour": (str,),
     "map": (str,),
     "map_colour": (str,),
+    "card": (str,),
+    "part": (str,),
     "token": (int, type(None)),
 }
-EXAMPLE = Selection("demo", None, 0, 0, "probability", "class", "patch", "layer", None)
+EXAMPLE = Selection("demo", None, 0, 0, "probability", "class", "patch", "layer", "numbers", "all", None)
 
 
 @dataclass(frozen=True)
@@ -110,7 +122,14 @@ class Facts:
     @property
     def choices(self) -> dict[str, tuple[str, ...]]:
         """What can be picked by a button, by field of the selection."""
-        return {"metric": self.metrics, "colour": self.colours, "map": self.maps, "map_colour": MAP_COLOURS}
+        return {
+            "metric": self.metrics,
+            "colour": self.colours,
+            "map": self.maps,
+            "map_colour": MAP_COLOURS,
+            "card": CARDS,
+            "part": PARTS if self.has_cls else PARTS_WITHOUT_CLS,
+        }
 
 
 def head_label(layer: int, head: int) -> str:
@@ -238,13 +257,13 @@ def with_token(chosen: Selection, facts: Facts, token: object) -> Selection:
 
 
 def with_choice(chosen: Selection, facts: Facts, field: str, value: str) -> Selection:
-    """Another metric, colour or map; unchanged if the study does not have it."""
+    """Another metric, colour, map, card or part; unchanged if the study does not have it."""
     changes: dict[str, Any] = {field: value} if value in facts.choices[field] else {}
     return replace(chosen, **changes)
 
 
 def with_study(chosen: Selection, facts: Facts) -> Selection:
-    """The default of another study, with metric, colours and map kept where it has them."""
+    """The default of another study, with every choice kept where it has it."""
     if facts.name == chosen.study:
         return chosen
     kept = default(facts)

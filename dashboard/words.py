@@ -95,3 +95,27 @@ def count(number: int, thing: str) -> str:
 def short_name(name: str) -> str:
     """A class name where room is scarce: of ImageNet's lists of synonyms the first."""
     return name.split(",")[0]
+
+
+def duration(seconds: float) -> str:
+    """As 40 s, 14 min, 3 h 5 min, 2 d 4 h."""
+    if not math.isfinite(seconds):
+        return "–"
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{max(0, seconds):.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def ago(seconds: float) -> str:
+    """How long ago something was: "just now" within a minute, so that it need not be told anew each second."""
+    return "just now" if seconds < 60 else f"{duration(seconds)} ago"
+
+
+def megabytes(size: float) -> str:
+    """Of bytes, in MB (10⁶): as 0.4 MB, 1,030 MB."""
+    return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"

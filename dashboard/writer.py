@@ -6,10 +6,12 @@ keys    ─┘      └────> address of the page└─> `settled`: the k
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash.exceptions import PreventUpdate
 
 from dashboard.data import Shelf, StudyFacts, facts
 from dashboard.selection import (
@@ -37,6 +39,7 @@ from dashboard.views import (
     image_card,
     image_overview,
     pattern_map,
+    pruning,
 )
 from store.errors import StoreError
 
@@ -52,7 +55,9 @@ MOST_KEYS = 1000
 
 NO_STUDY = [
     html.H2("No study yet"),
-    html.P("A study is one model on one set of pictures, computed once. Make one, then reload this page:"),
+    html.P("A study is one model on one set of pictures, computed once."),
+    html.P(html.A("New study", href="/new", className="button")),
+    html.P("From the command line the same is"),
     html.Pre("headscope precompute vit_base_patch16_224 path/to/pictures"),
     html.P("Or let Headscope draw pictures and use the small model that comes with it; this takes a minute:"),
     html.Pre("headscope demo"),
@@ -88,6 +93,8 @@ def written(shelf: Shelf, before: object, source: object, value: object, typed: 
         value: What that component says of it, straight from the browser.
         typed: Text in the search field.
     """
+    if before is None and source == header.STUDY:  # picked on another page, before the workspace was ever shown
+        return replace(from_address(shelf, f"?study={quote(str(value))}"), found=False)
     if before is None or source == URL:
         return from_address(shelf, value.get("search") if isinstance(value, dict) and source == URL else "")
     try:
@@ -191,6 +198,8 @@ def register(app: Dash, shelf: Shelf) -> None:
         Input({"choice": head_importance.METRIC, "value": ALL}, "n_clicks"),
         Input({"choice": pattern_map.MAP, "value": ALL}, "n_clicks"),
         Input({"choice": pattern_map.COLOUR, "value": ALL}, "n_clicks"),
+        Input({"choice": head_card.CARD, "value": ALL}, "n_clicks"),
+        Input({"choice": pruning.PART, "value": ALL}, "n_clicks"),
         Input(head_importance.GRAPH, "clickData"),
         Input(head_grid.GRAPH, "clickData"),
         Input(pattern_map.GRAPH, "clickData"),
@@ -203,8 +212,12 @@ def register(app: Dash, shelf: Shelf) -> None:
     )
     def write(*values: Any) -> tuple[Any, ...]:
         before, typed = values[-2:]
-        # On the first load everything triggers at once; only the address means something then.
-        source, value = (URL, values[0]) if before is None else (ctx.triggered_id, _triggered_value())
+        source, value = ctx.triggered_id, _triggered_value()
+        if before is None and source != header.STUDY:
+            # On the first load everything triggers at once; only the address means something then.
+            source, value = URL, values[0]
+            if value is None:  # another page than the workspace is open
+                raise PreventUpdate
         result = written(shelf, before, source, value, typed)
         done = value.get("n") if source == KEYS and isinstance(value, dict) else no_update
         if result.chosen is None:

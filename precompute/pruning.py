@@ -70,6 +70,7 @@ def prune(vit: ViT, base: Base, heads: Collection[tuple[int, int]], regions: Seq
     """
     by_layer = _by_layer(vit, heads)
     pruned = torch.stack([region_mask(vit, r) for r in _checked(vit, regions)]).to(vit.device)  # (regions, query, key)
+    reaches = pruned.any(dim=(1, 2))[:, None]
     variants, images = len(regions), base.num_images
     first, last = min(by_layer), vit.num_layers - 1
     resid = base.resid[first].repeat(variants, 1, 1)  # (regions · image, token, channel)
@@ -87,9 +88,13 @@ def prune(vit: ViT, base: Base, heads: Collection[tuple[int, int]], regions: Seq
             z = vit.z(layer, vit.attention(q, k) @ v)
             q, k, v = q[:, chosen], k[:, chosen], v[:, chosen]
         attn = vit.attention(q, k).unflatten(0, (-1, images))  # (1 or regions, image, head, query, key)
-        removed = (attn * pruned[:, None, None]) @ v.unflatten(0, (-1, images))
-        z_pruned = z.unflatten(0, (-1, images)) - vit.heads_output(layer, removed, chosen)
-        distance[layer] = z_distances(vit, base.z[layer], z_pruned)
+        v, off = v.unflatten(0, (-1, images)), pruned[:, None, None]
+        if len(chosen) < vit.num_heads:
+            z_pruned = z.unflatten(0, (-1, images)) - vit.heads_output(layer, (attn * off) @ v, chosen)
+        else:  # what is left may be nothing but the output bias, which a difference would bury in rounding
+            left = (attn * ~off) @ v
+            z_pruned = vit.z(layer, left.flatten(0, 1)).unflatten(0, (-1, images))
+        distance[layer] = _where(reaches, z_distances(vit, base.z[layer], z_pruned))
         rows = vit.read_tokens if layer == last and vit.read_tokens else slice(None)
         resid = vit.after_attention(layer, resid[:, rows], z_pruned.flatten(0, 1)[:, rows])
     logits = logits_from(vit, resid, vit.num_layers).unflatten(0, (variants, images))
@@ -98,6 +103,11 @@ def prune(vit: ViT, base: Base, heads: Collection[tuple[int, int]], regions: Seq
     logits = torch.where(reached.any(dim=(1, 2))[:, None, None], logits, base.logits)
     jsd = jensen_shannon(probabilities(base.logits), probabilities(logits)) if vit.num_classes else None
     return Pruned(logits, jsd, distance)
+
+
+def is_defined(regions: Regions, *, has_cls: bool) -> bool:
+    """Whether a model has these regions: without a CLS that is read, it has patches→patches and the whole matrix."""
+    return has_cls or regions in (Regions.NONE, Regions.PATCHES_PATCHES, Regions.ALL)
 
 
 def region_mask(vit: ViT, regions: Regions) -> Tensor:
@@ -122,12 +132,18 @@ def _checked(vit: ViT, regions: Sequence[Regions]) -> Sequence[Regions]:
     if not regions:
         raise ValueError("no regions given; give at least one, such as Regions.ALL")
     for wanted in regions:
-        if not vit.has_cls and wanted != Regions.ALL and wanted & Regions.CLS_RELATED:
+        if not is_defined(wanted, has_cls=vit.has_cls):
             raise ValueError(
                 f"{vit.name} is pooled by {vit.pool} and has no CLS that is read, so {wanted} is undefined; "
                 "prune patches→patches or the whole head"
             )
     return regions
+
+
+def _where(reaches: Tensor, distance: ZDistances) -> ZDistances:
+    """The distances, and exactly 0 where nothing is pruned: what the layers before round is no effect."""
+    cls = None if distance.cls is None else torch.where(reaches, distance.cls, 0.0)
+    return ZDistances(cls, torch.where(reaches, distance.patch, 0.0))
 
 
 def _by_layer(vit: ViT, heads: Collection[tuple[int, int]]) -> dict[int, list[int]]:

@@ -60,6 +60,7 @@ def open_model(
     random_seed: int | None = None,
     image_size: tuple[int, int] | None = None,
     device: str = "cpu",
+    fetch: bool = True,
 ) -> tuple[ViT, Weights]:
     """The model of a timm name in float32 and eval mode, opened, and where its weights came from.
 
@@ -68,6 +69,7 @@ def open_model(
         checkpoint: A .safetensors or .pth file of this architecture; its classifier decides the number of classes.
         random_seed: Random weights of this seed instead of trained ones.
         image_size: Pixels as (height, width), if not the model's own; position embeddings are resampled.
+        fetch: Whether trained weights that are not on this machine may be fetched from the hub.
     Raises:
         ModelError: the name is unknown, the weights cannot be had, or they do not fit; says which and what to do.
         UnsupportedModelError: the architecture is not a plain ViT.
@@ -84,7 +86,7 @@ def open_model(
             model = _create(name)
         weights = Weights("random", None, _sha256(model))
     else:
-        model = _from_hub(name)
+        model = _from_hub(name, fetch=fetch)
         weights = Weights("pretrained", None, _sha256(model))
     model = model.float().eval().requires_grad_(False)
     if image_size is not None:
@@ -205,14 +207,18 @@ def _named(keys: list[str]) -> str:
     return ", ".join(keys[:NAMED_IN_ERRORS]) + more
 
 
-def _from_hub(name: str) -> nn.Module:
+def _from_hub(name: str, *, fetch: bool) -> nn.Module:
     if not timm.is_model_pretrained(name):
         raise ModelError(f"timm has no trained weights for {name}; give --checkpoint FILE, or ask for --random-weights")
+    if not fetch and not _is_cached_or_of_the_hub(name):
+        raise ModelError(f"the weights of {name} are not in {hub_cache()}")
     try:
-        with _cache_only_when_unreachable():
+        with _cache_only_when_unreachable(fetch=fetch):
             model: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub client raises its own and httpx's types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if not fetch:
+            raise ModelError(f"the weights of {name} are not in {hub_cache()} ({reason[:160]})") from error
         raise ModelError(
             f"the weights of {name} could not be fetched from the hub ({reason[:160]}). Download its .safetensors file "
             "elsewhere and give --checkpoint FILE, or ask for --random-weights to try things out"
@@ -220,12 +226,27 @@ def _from_hub(name: str) -> nn.Module:
     return model
 
 
+def hub_cache() -> Path:
+    """The folder in which the hub's client keeps what it fetched."""
+    return Path(hub.HF_HUB_CACHE)
+
+
+def _is_cached_or_of_the_hub(name: str) -> bool:
+    """False only for the few weights that timm fetches from a URL of their own, and that were not fetched yet."""
+    config = timm.get_pretrained_cfg(name)
+    if config is None or config.hf_hub_id or not config.url:
+        return True
+    return (Path(torch.hub.get_dir()) / "checkpoints" / config.url.rsplit("/", 1)[-1]).is_file()
+
+
 @contextmanager
-def _cache_only_when_unreachable() -> Iterator[None]:
+def _cache_only_when_unreachable(*, fetch: bool) -> Iterator[None]:
     """Look only in the local cache when the hub does not answer: its client would try again for a minute."""
     before = hub.HF_HUB_OFFLINE
     host = urllib.parse.urlsplit(hub.ENDPOINT).hostname
-    if not urllib.request.getproxies():
+    if not fetch:
+        hub.HF_HUB_OFFLINE = True
+    elif not urllib.request.getproxies():
         try:
             socket.create_connection((host, 443), timeout=HUB_TIMEOUT).close()
         except OSError:

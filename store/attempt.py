@@ -1,18 +1,24 @@
 """How does a study come to be on disk? As an attempt: unit by unit, resumed after a crash, published at once.
 
 <study>/attempt-N/ is the Zarr group. <study>/attempt-N.work/ remembers what a resumed run must know:
-plan.json, written when the attempt is ready for units, and parts/, with the rows of the gathered arrays and
-one ack for each finished unit and stage. An attempt without plan.json is garbage. MANIFEST.json, renamed into place
-last, is what publishes.
+plan.json, written when the attempt is ready for units; parts/, with the rows of the gathered arrays and
+one ack for each finished step; and staging/, where a step puts its files until it places them. An attempt without
+plan.json is garbage. MANIFEST.json, renamed into place last, is what publishes.
+
+One process writes all of an attempt, or several join it and write a step each: a unit of images, the gathering,
+a stage, the publishing. Each step has one writer at a time, by a lease that is not known here but by its fencing
+number and by `hold`, which raises once the lease is lost. `hold` is called when a step's files are ready, right
+before they are placed; see store.staging for why a process that was stopped in between can still do no harm.
 
 An attempt may also begin with everything that a published study holds (`extend`), to add stages to it.
 """
 
 import io
 import json
+import math
 import shutil
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +26,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.errors import ZarrUserWarning
 from zarr.types import AnyArray
 
 from store import failpoints, files, paths, schema
@@ -28,30 +33,38 @@ from store.checks import check_arrays, check_sizes, refuse_others
 from store.errors import DamagedError, StoreError
 from store.lock import StudyLock
 from store.manifest import Manifest, strays
-from store.objects import WritingStore, digest, file_digest
-from store.record import Noted, has_size, noted, plan_record, read_ack, start_is_there, tidy
+from store.objects import METADATA, WritingStore, digest, file_digest, root_metadata
+from store.record import Noted, has_size, noted, plan_record, published_number, read_ack, start_is_there, tidy
 from store.schema import SCHEMA, Written
+from store.staging import Staging, nothing
 from store.study import Study, open_published
 
 Array = npt.NDArray[Any]
 
-ROOT = "zarr.json"
+Check = Callable[[], None]
 
 
 class Attempt:
     """One try at writing one study. Holds the study's lock until it is published, discarded or closed.
 
     One thread writes at a time. Every method but `close` may be called again after a crash, in the same
-    order: equal arrays give equal bytes, whatever was interrupted.
+    order: equal arrays give equal bytes, whatever was interrupted. A step that is finished is left as it is.
+
+    Attributes:
+        resumed: Whether it was begun before it was opened here.
     """
 
-    def __init__(self, lock: StudyLock, number: int, record: dict[str, Any]) -> None:
+    def __init__(
+        self, lock: StudyLock, number: int, record: dict[str, Any], *, fence: int = 0, resumed: bool = False
+    ) -> None:
         self.study = lock.study
         self.number = number
         self.path = paths.attempt_path(lock.study, number)
+        self.resumed = resumed
         self._lock = lock
         self._record = record  # what plan.json holds
-        self._store = WritingStore(self.path)
+        self._fence = fence
+        self._store = WritingStore(self._put_at_once)
         self._opened: dict[str, AnyArray] = {}
         self._sizes: dict[str, int] = dict(record["sizes"])
         for ack in self._stages().values():
@@ -67,6 +80,7 @@ class Attempt:
         start: Mapping[str, Array],
         arrays: Iterable[str],
         unit_images: int,
+        facts: Mapping[str, Any] | None = None,
     ) -> Self:
         """A new attempt, its arrays made and those of `start` written.
 
@@ -80,6 +94,7 @@ class Attempt:
             arrays: Names of the arrays that this study has, those of `start` included; but for those of
                 stages, which come with `write_stage`.
             unit_images: Images a unit; the last unit may have fewer.
+            facts: What is to be remembered of how it began, in plain JSON.
         Raises:
             StudyBusyError: Another process is writing the study.
             NewerSchemaError: The study is there, published by a newer Headscope.
@@ -99,6 +114,7 @@ class Attempt:
             "arrays": [name for name in SCHEMA if name in names],
             "unit_images": unit_images,
             "extends": False,
+            "facts": dict(facts or {}),
         }
         files.json_bytes(record)  # refuses what would not come back
         check_sizes(record["arrays"], record["sizes"], unit_images)
@@ -113,21 +129,21 @@ class Attempt:
         return attempt
 
     @classmethod
-    def extend(cls, study: Path, plan: dict[str, Any]) -> Self:
+    def extend(cls, study: Path, plan: dict[str, Any], facts: Mapping[str, Any] | None = None) -> Self:
         """A new attempt that begins with everything that is published of the study, and has no units to do.
 
         The files are hard links where the file system has them: nothing that is published is ever written again.
 
         Args:
             study: The study's folder.
-            plan: As in `start`.
+            plan, facts: As in `start`.
         Raises:
             StudyNotFoundError: Nothing is published there.
             StudyBusyError, NewerSchemaError, DiskFullError: As `start`.
         """
         published = open_published(study)
         attrs = {key: value for key, value in published.attrs.items() if key != "headscope"}
-        objects = {key: value for key, value in published.manifest.objects.items() if key != ROOT}
+        objects = {key: value for key, value in published.manifest.objects.items() if key != METADATA}
 
         def record() -> dict[str, Any]:
             if Manifest.load(study).content != published.manifest.content:
@@ -140,6 +156,7 @@ class Attempt:
                 "arrays": published.arrays,
                 "unit_images": published.sizes["image"],
                 "extends": True,
+                "facts": dict(facts or {}),
                 "objects": objects,
             }
 
@@ -174,18 +191,37 @@ class Attempt:
         lock = StudyLock(study)
         try:
             published = tidy(study)
-            for number in reversed(paths.attempt_numbers(study)):
-                record = plan_record(study, number)
-                if number == published or record is None or record["schema"] != schema.VERSION:
-                    continue
-                if "extends" not in record:  # begun by Headscope 0.1 before it had stages
-                    continue
-                if record["plan"] == json.loads(files.json_bytes(plan)) and start_is_there(study, number, record):
-                    attempt = cls(lock, number, record)
+            for number, record in _unpublished(study, published, plan):
+                if start_is_there(study, number, record):
+                    attempt = cls(lock, number, record, resumed=True)
                     files.make_folder(paths.parts_path(study, number))
+                    attempt._clear_staging()
                     files.remove_partials(attempt.path)
-                    attempt._store.objects |= noted(record["objects"])
                     return attempt
+        except BaseException:
+            lock.release()
+            raise
+        lock.release()
+        return None
+
+    @classmethod
+    def join(cls, study: Path, plan: dict[str, Any], fence: int) -> Self | None:
+        """The same attempt as `unfinished`, to write steps of it while other processes write others; or None.
+
+        Args:
+            plan: As in `start`.
+            fence: Fencing number of the lease on what is to be written.
+        Raises:
+            StudyBusyError: A process that does not share is writing the study.
+            NewerSchemaError: As `start`.
+        """
+        if not study.is_dir():
+            return None
+        lock = StudyLock(study, shared=True)
+        try:
+            for number, record in _unpublished(study, published_number(study), plan):
+                if start_is_there(study, number, record, exactly=False):
+                    return cls(lock, number, record, fence=fence, resumed=True)
         except BaseException:
             lock.release()
             raise
@@ -219,25 +255,61 @@ class Attempt:
         images, step = self._record["sizes"]["image"], self._record["unit_images"]
         return [range(start, min(start + step, images)) for start in range(0, images, step)]
 
+    @property
+    def begun(self) -> dict[str, Any]:
+        """What `start` or `extend` was told of how it began."""
+        return dict(self._record["facts"])
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Have `begun` say this too. For who has the study for itself."""
+        self._record["facts"] |= facts
+        files.put_now(paths.plan_path(self.study, self.number), files.json_bytes(self._record))
+
+    @property
+    def gathered(self) -> bool:
+        """Whether there is nothing to gather any more."""
+        return bool(self._record["extends"]) or self._gathered() is not None
+
+    def has_unit(self, unit: int) -> bool:
+        """Whether the unit is finished, and its objects are there."""
+        return self._ack(unit) is not None
+
     def pending(self) -> list[int]:
         """Units that are not finished, or whose objects are no longer there."""
         return [unit for unit in range(len(self.units)) if self._ack(unit) is None]
+
+    def unit_bytes(self, unit: int) -> dict[str, int]:
+        """Bytes on disk of what a finished unit wrote, by array; the gathered ones are not among them."""
+        sizes: dict[str, int] = {}
+        for key, (size, _) in noted((self._ack(unit) or {"objects": {}})["objects"]).items():
+            name = key.partition("/")[0]
+            sizes[name] = sizes.get(name, 0) + size
+        return sizes
+
+    def unit_facts(self, unit: int) -> dict[str, Any] | None:
+        """What `write_unit` was told of a unit; None unless that is finished."""
+        ack = self._ack(unit)
+        return None if ack is None else ack["facts"]
 
     def facts(self) -> list[dict[str, Any]]:
         """What `write_unit` was told of each finished unit, by unit."""
         acks = (self._ack(unit) for unit in range(len(self.units)))
         return [ack["facts"] for ack in acks if ack is not None]
 
-    def write_unit(self, unit: int, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
-        """Write one unit of images, for good once this returns. Running it twice writes the same bytes.
+    def write_unit(
+        self, unit: int, arrays: Mapping[str, Array], facts: Mapping[str, Any], hold: Check = nothing
+    ) -> None:
+        """Write one unit of images, for good once this returns.
 
         Args:
             unit: Which of `units`.
             arrays: Every "unit" and "gathered" array of the study by name, with the unit's images on its
                 image axis.
             facts: What is to be remembered of the unit, in plain JSON.
+            hold: Called before anything is placed; it raises if the unit is another process's now.
         Raises:
             DiskFullError: There is no room; the unit is pending.
+            LostLeaseError: The unit was taken over; nothing of it was placed, or all that was is replaced.
             ValueError: An array is missing, or has another shape or type than the table says.
         """
         images = self.units[unit]
@@ -245,58 +317,75 @@ class Attempt:
         fact_bytes = files.json_bytes(dict(facts))
         needed = sum(array.nbytes for array in arrays.values())
         ack = paths.ack_path(self.study, self.number, unit)
-        part = paths.part_path(self.study, self.number, unit)
-        with files.told_when_full(self.study, lambda: needed * len(self.pending())):
+        with (
+            files.told_when_full(self.study, lambda: needed * len(self.pending())),
+            self._staging(f"unit-{unit:05}") as staging,
+        ):
             failpoints.hit("before-unit-write")
-            ack.unlink(missing_ok=True)
             objects: Noted = {}
             for name in self._names("unit"):
                 objects |= self._put(name, arrays[name], images.start)
             npz = _npz({name: arrays[name] for name in self._names("gathered")})
-            files.put(part, npz)
+            part = staging.put(paths.part_path(self.study, self.number, unit), npz)
             failpoints.hit("after-unit-write")
-            self._sync(objects)
-            files.sync_folder(part.parent)
+            staging.hold(hold)
+            if self.has_unit(unit):
+                return
+            staging.place(without=[ack, paths.gathered_path(self.study, self.number)])
             failpoints.hit("before-unit-ack")
-            files.put_now(
-                ack,
-                files.json_bytes({"objects": objects, "facts": json.loads(fact_bytes), "npz": digest(npz)}),
-            )
+            staging.put(ack, files.json_bytes({"objects": objects, "facts": json.loads(fact_bytes), "npz": part}))
+            staging.place()
             failpoints.hit("after-unit-ack")
 
-    def gather(self) -> None:
+    def gather(self, hold: Check = nothing) -> None:
         """Put the gathered arrays together from the parts of all units, a chunk of images at a time.
 
         In an attempt that extends a published study they are together already.
 
+        Args:
+            hold: As in `write_unit`.
         Raises:
             StoreError: Units are pending.
             DamagedError: A part is not as its unit wrote it; that unit is pending again.
             DiskFullError: There is no room; the parts are kept.
+            LostLeaseError: As `write_unit`.
         """
+        if self.gathered:
+            return
         self._refuse_pending()
-        names = [] if self._record["extends"] else self._names("gathered")
-        with files.told_when_full(self.study, lambda: self._nbytes(names)):
+        names = self._names("gathered")
+        with files.told_when_full(self.study, lambda: self._nbytes(names)), self._staging("gather") as staging:
             failpoints.hit("before-gather")
-            self._check_parts()
+            self._check_parts(staging, hold)
+            objects: Noted = {}
             for name in names:
-                self._sync(self._gather(name))
+                objects |= self._gather(name)
+            staging.hold(hold)
+            if self.gathered:
+                return
+            ack = paths.gathered_path(self.study, self.number)
+            staging.place(without=[ack])
+            failpoints.hit("before-gather-ack")
+            staging.put(ack, files.json_bytes({"objects": objects}))
+            staging.place()
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """What `write_stage` was told of each finished stage, by name."""
         return {name: ack["facts"] for name, ack in self._stages().items()}
 
-    def write_stage(self, stage: str, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
+    def write_stage(
+        self, stage: str, arrays: Mapping[str, Array], facts: Mapping[str, Any], hold: Check = nothing
+    ) -> None:
         """Make and write whole arrays that are computed from all images, for good once this returns.
-
-        Running it twice writes the same bytes.
 
         Args:
             stage: Its name, by which a resumed run knows that it is finished.
             arrays: By name; their shapes say how large dimensions are that were not known before.
             facts: What is to be remembered of the stage, in plain JSON.
+            hold: As in `write_unit`.
         Raises:
             DiskFullError: There is no room; the stage is not finished.
+            LostLeaseError: As `write_unit`.
             ValueError: The table has an array written at another time, or with another shape or type.
         """
         of_stages = [name for name, spec in SCHEMA.items() if spec.written == "end"]
@@ -311,19 +400,25 @@ class Attempt:
         check_arrays(arrays, list(arrays), self.sizes)
         fact_bytes = files.json_bytes(dict(facts))
         ack = paths.stage_path(self.study, self.number, stage)
-        with files.told_when_full(self.study, lambda: sum(array.nbytes for array in arrays.values())):
+        with (
+            files.told_when_full(self.study, lambda: sum(array.nbytes for array in arrays.values())),
+            self._staging(ack.stem) as staging,
+        ):
             failpoints.hit("before-stage-write")
-            ack.unlink(missing_ok=True)
             objects: Noted = {}
             for name, array in arrays.items():
-                self._remove(name)
+                self._forget(name)
                 self._create(name)
-                objects[f"{name}/{ROOT}"] = self._store.objects[f"{name}/{ROOT}"]
+                objects[f"{name}/{METADATA}"] = self._store.objects[f"{name}/{METADATA}"]
                 objects |= self._put(name, array)
-            self._sync(objects)
+            staging.hold(hold)
+            if stage in self._stages():
+                return
+            staging.place(without=[ack, *self._files_of(arrays)])
             failpoints.hit("before-stage-ack")
             noted_facts = {"facts": json.loads(fact_bytes), "arrays": list(arrays), "sizes": new_sizes}
-            files.put_now(ack, files.json_bytes(noted_facts | {"objects": objects}))
+            staging.put(ack, files.json_bytes(noted_facts | {"objects": objects}))
+            staging.place()
             failpoints.hit("after-stage-ack")
 
     def so_far(self) -> Study:
@@ -333,29 +428,33 @@ class Attempt:
             StoreError: Units are pending.
         """
         self._refuse_pending()
-        objects = self._objects()
-        objects[ROOT] = self._put_root(self._record["attrs"])
-        return Study(self.study, Manifest(self.study.name, self.path.name, objects))
+        root = self._root(self._record["attrs"])
+        manifest = Manifest(self.study.name, self.path.name, self._objects() | {METADATA: digest(root)})
+        return Study(self.study, manifest, root)
 
-    def publish(self, attrs: Mapping[str, Any], run: Mapping[str, Any]) -> Manifest:
+    def publish(self, attrs: Mapping[str, Any], run: Mapping[str, Any], hold: Check = nothing) -> Manifest:
         """Make the study what this attempt wrote, in one step, and close the attempt.
 
         Args:
             attrs: Root attributes, over those given at the start.
             run: "headscope": the version; "packages": versions by name; and any further facts of this run, as
                 times.
+            hold: As in `write_unit`; also called right before the manifest is placed.
         Raises:
             StoreError: Something is not written yet, or files lie in the attempt that nobody wrote.
             DamagedError: An object that was written is no longer there.
             DiskFullError: There is no room; nothing is published, and all else is kept.
+            LostLeaseError: Another process publishes it, or has done so.
         """
         self._refuse_pending()
-        with files.told_when_full(self.study, lambda: 1_000_000):
-            for name in SCHEMA.keys() - set(self.arrays):  # of stages that were begun, but are not wanted any more
-                self._remove(name)
-            objects = self._finished_objects()
-            root = self._put_root({**self._record["attrs"], **attrs})
-            objects[ROOT] = root
+        with files.told_when_full(self.study, lambda: 1_000_000), self._staging("publish") as staging:
+            unwanted = self._files_of(SCHEMA.keys() - set(self.arrays))  # of stages that were begun and not finished
+            root = self._root({**self._record["attrs"], **attrs})
+            objects = self._finished_objects() | {METADATA: staging.put(self.path / METADATA, root)}
+            staging.hold(hold)
+            staging.place(without=unwanted)
+            for folder in {path.parent for path in unwanted}:
+                folder.rmdir()
             files.remove_partials(self.path)
             if stray := strays(self.path, objects):
                 raise StoreError(
@@ -373,10 +472,12 @@ class Attempt:
             )
             files.sync_folder(self.path)
             files.sync_folder(self.study)
+            staging.put(paths.manifest_path(self.study), manifest.to_bytes())
             failpoints.hit("before-manifest")
-            manifest.publish(self.study)
+            staging.hold(hold)
+            staging.place()
             failpoints.hit("after-manifest")
-        shutil.rmtree(paths.work_path(self.study, self.number))
+        shutil.rmtree(paths.work_path(self.study, self.number), ignore_errors=True)
         self.close()
         return manifest
 
@@ -390,50 +491,69 @@ class Attempt:
         self._lock.release()
 
     def _begin(self, start: Mapping[str, Array]) -> None:
-        files.make_folder(self.path)
-        files.make_folder(paths.parts_path(self.study, self.number))
+        self._make_folders()
         check_arrays(start, self._names("start"), self.sizes)
-        zarr.create_group(self._store)
         for name in self._record["arrays"]:
             self._create(name)
         for name, array in start.items():
             self._put(name, array)
         self._sync(self._store.objects)
-        objects = {key: value for key, value in self._store.objects.items() if key != ROOT}  # publish writes it anew
-        self._record["objects"] = objects
+        self._record["objects"] = dict(self._store.objects)
         files.put_now(paths.plan_path(self.study, self.number), files.json_bytes(self._record))
 
     def _take_over(self, published: Path) -> None:
         """Begin with the objects of the group at `published`, which the record names."""
-        files.make_folder(self.path)
-        files.make_folder(paths.parts_path(self.study, self.number))
-        zarr.create_group(self._store)
+        self._make_folders()
         objects = noted(self._record["objects"])
         for key in objects:
             files.make_folder((self.path / key).parent)
             files.link(published / key, self.path / key)
         self._sync(objects)
-        self._store.objects |= objects
         files.put_now(paths.plan_path(self.study, self.number), files.json_bytes(self._record))
 
     def _create(self, name: str) -> None:
         spec = SCHEMA[name]
         zarr.create_array(self._store, name=name, **schema.creation(spec, self.sizes, self._record["unit_images"]))
 
-    def _remove(self, name: str) -> None:
-        """Remove an array, if it is there: a stage that was killed may have left some of it."""
-        folder = self.path / name
-        for path in folder.glob("*"):
-            self._store.remove(path.relative_to(self.path).as_posix())
-        if folder.is_dir():
-            folder.rmdir()
+    def _forget(self, name: str) -> None:
+        self._store.forget(name)
         self._opened.pop(name, None)
+
+    def _files_of(self, names: Iterable[str]) -> list[Path]:
+        """What there is of some arrays: a stage that was killed while it was placed may have left some."""
+        return sorted(path for name in names for path in (self.path / name).glob("*"))
+
+    def _make_folders(self) -> None:
+        files.make_folder(self.path)
+        files.make_folder(paths.parts_path(self.study, self.number))
+        files.make_folder(paths.staging_path(self.study, self.number))
+
+    def _clear_staging(self) -> None:
+        """Remove what killed processes put; there is no other now."""
+        folder = paths.staging_path(self.study, self.number)
+        shutil.rmtree(folder, ignore_errors=True)
+        files.make_folder(folder)
+
+    @contextmanager
+    def _staging(self, step: str) -> Iterator[Staging]:
+        """Where the objects of a step go that are made while this is open."""
+        with Staging(paths.staging_path(self.study, self.number), step, self._fence) as staging:
+            self._store.put = lambda key, data: staging.put(self.path / key, data)
+            yield staging
+
+    def _put_at_once(self, key: str, data: memoryview) -> tuple[int, str]:
+        files.make_folder((self.path / key).parent)
+        files.put(self.path / key, data)
+        return digest(data)
 
     def _names(self, *written: Written) -> list[str]:
         return [name for name in self._record["arrays"] if SCHEMA[name].written in written]
 
     def _array(self, name: str) -> AnyArray:
         if name not in self._opened:
+            key = f"{name}/{METADATA}"
+            if key not in self._store.objects:  # not made here
+                self._store.know({key: (self.path / key).read_bytes()})
             opened = zarr.open_array(self._store, path=name, mode="r+")
             self._opened[name] = opened.with_config({"write_empty_chunks": True})
         return self._opened[name]
@@ -447,7 +567,6 @@ class Attempt:
         written: Noted = {}
         for cell, box in schema.cells(whole, tuple(start), tuple(stop)):
             key = schema.object_key(name, cell)
-            self._store.remove(key)
             array[box] = data[tuple(slice(s.start - a, s.stop - a) for s, a in zip(box, start, strict=True))]
             written[key] = self._store.objects[key]
         return written
@@ -468,20 +587,25 @@ class Attempt:
         found = {name: read_ack(paths.stage_path(self.study, self.number, name), self.path) for name in names}
         return {name: ack for name, ack in found.items() if ack is not None}
 
+    def _gathered(self) -> dict[str, Any] | None:
+        """The ack of the gathering, if everything that it names is there in its size."""
+        return read_ack(paths.gathered_path(self.study, self.number), self.path)
+
     def _refuse_pending(self) -> None:
         if pending := self.pending():
             raise StoreError(
                 f"{len(pending)} of {len(self.units)} units are not written yet; the first is {pending[0]}"
             )
 
-    def _check_parts(self) -> None:
+    def _check_parts(self, staging: Staging, hold: Check) -> None:
         for unit in range(len(self.units)):
             ack, part = (
                 paths.ack_path(self.study, self.number, unit),
                 paths.part_path(self.study, self.number, unit),
             )
             if list(file_digest(part)) != json.loads(ack.read_bytes())["npz"]:
-                ack.unlink()
+                hold()
+                staging.place(without=[ack])
                 raise DamagedError(
                     f"{part} was changed after it was written; run the same command again to compute its images anew",
                     [part.relative_to(self.study).as_posix()],
@@ -510,28 +634,21 @@ class Attempt:
             return np.asarray(part[name])
 
     def _nbytes(self, names: Iterable[str]) -> int:
-        arrays = (self._array(name) for name in names)
-        return sum(array.nbytes for array in arrays)
+        specs = (SCHEMA[name] for name in names)
+        return sum(math.prod(schema.shape(spec, self.sizes)) * np.dtype(spec.dtype).itemsize for spec in specs)
 
-    def _put_root(self, attrs: Mapping[str, Any]) -> tuple[int, str]:
-        """Write the root's attributes, with the metadata of all arrays; return its size and SHA-256."""
+    def _root(self, attrs: Mapping[str, Any]) -> bytes:
+        """The root's metadata with these attributes, and with the metadata of all arrays."""
         said = json.loads(files.json_bytes({**attrs, "headscope": {"schema": schema.VERSION}}))
-        self._store.remove(ROOT)
-        zarr.create_group(self._store, attributes=said)
-        with warnings.catch_warnings():
-            # Consolidated metadata is an extension of Zarr 3; who does not know it reads each array's own.
-            warnings.simplefilter("ignore", ZarrUserWarning)
-            zarr.consolidate_metadata(self._store)
-        return self._store.objects[ROOT]
+        keys = [f"{name}/{METADATA}" for name in self.arrays]
+        return root_metadata({key: (self.path / key).read_bytes() for key in keys}, said)
 
     def _objects(self) -> Noted:
-        """All objects but the root, from the plan, the acks and this process."""
-        objects = self._store.objects | noted(self._record["objects"])
-        for unit in range(len(self.units)):
-            objects |= noted((self._ack(unit) or {"objects": {}})["objects"])
-        for ack in self._stages().values():
-            objects |= noted(ack["objects"])
-        objects.pop(ROOT, None)
+        """All objects but the root, from the plan and the acks."""
+        objects = noted(self._record["objects"])
+        acks = [self._ack(unit) for unit in range(len(self.units))]
+        for ack in (*acks, self._gathered(), *self._stages().values()):
+            objects |= noted((ack or {"objects": {}})["objects"])
         return objects
 
     def _finished_objects(self) -> Noted:
@@ -558,3 +675,39 @@ def _npz(arrays: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+def _unpublished(study: Path, published: int | None, plan: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and record of the attempts that were begun with an equal plan and are newer than what is published."""
+    wanted = json.loads(files.json_bytes(plan))
+    for number in reversed(paths.attempt_numbers(study)):
+        record = plan_record(study, number)
+        if number <= (published or 0) or record is None or record["schema"] != schema.VERSION:
+            continue
+        if "facts" in record and record["plan"] == wanted:  # without, it was begun by Headscope 0.1, which had no queue
+            yield number, record
+
+
+def forget(study: Path, ours: Callable[[int, dict[str, Any]], bool]) -> None:
+    """Remove attempts that are not published, and the study's folder if nothing else is in it. Harmless twice.
+
+    Args:
+        study: The study's folder.
+        ours: Says of an attempt, by its number and what `start` was told of how it began, whether it is to go.
+    Raises:
+        StudyBusyError, NewerSchemaError: As `Attempt.start`.
+    """
+    if not study.is_dir():
+        return
+    lock = StudyLock(study)
+    try:
+        published = tidy(study)
+        for number in paths.attempt_numbers(study):
+            record = plan_record(study, number)
+            if number != published and record is not None and ours(number, record.get("facts", {})):
+                paths.remove_attempt(study, number)
+        if [path.name for path in study.iterdir()] == [paths.lock_path(study).name]:
+            paths.lock_path(study).unlink()
+            study.rmdir()
+    finally:
+        lock.release()

@@ -52,6 +52,8 @@ _MAY_RUN = """jobs.queue = :queue AND jobs.state IN ('queued', 'running') AND NO
     SELECT 1 FROM jobs AS other WHERE other.cleaning AND other.study = jobs.study)"""
 _MAY_CLEAN = """jobs.queue = :queue AND jobs.cleaning AND NOT EXISTS (
     SELECT 1 FROM attempts WHERE attempts.outcome IS NULL AND attempts.job = jobs.number)"""
+# Of many images, so that it gives way to what takes a moment, whoever asks.
+_IS_LONG = "CASE WHEN jobs.kind = 'prune' AND jobs.units_total > 1 THEN 1 ELSE 0 END"
 # CROSS JOIN: jobs first. SQLite would go through all units that wait, as it cannot know how few jobs are cleaned away.
 _COUNT = text(f"""SELECT count(*) FROM (
     SELECT jobs.number FROM jobs CROSS JOIN units WHERE {_MAY_CLEAN} AND {_READY}
@@ -66,7 +68,7 @@ _NEXT = text(f"""SELECT jobs.number FROM jobs
     ) AS held ON held.who = jobs.who
     LEFT JOIN turns ON turns.queue = jobs.queue AND turns.who = jobs.who
     WHERE {_MAY_RUN} AND EXISTS (SELECT 1 FROM units WHERE {_READY})
-    ORDER BY coalesce(held.units, 0), coalesce(turns.fence, 0), jobs.number LIMIT 1""")
+    ORDER BY {_IS_LONG}, coalesce(held.units, 0), coalesce(turns.fence, 0), jobs.number LIMIT 1""")
 _UNIT_OF = (
     select(units.c.phase, units.c.number, units.c.name, units.c.images)
     .where(units.c.job == sa.bindparam("job"), units.c.phase == sa.bindparam("phase"), WAITING)
@@ -75,11 +77,14 @@ _UNIT_OF = (
     .limit(1)
 )
 # How many jobs of its queue come before each that waits, if people take turns job by job.
-_PLACES = text("""SELECT number, place FROM (
-    SELECT number, state, row_number() OVER (PARTITION BY queue ORDER BY state DESC, own, turn, number) - 1 AS place
+_PLACES = text(f"""SELECT number, place FROM (
+    SELECT number, state,
+        row_number() OVER (PARTITION BY queue ORDER BY long, state DESC, own, turn, number) - 1 AS place
     FROM (
-        SELECT jobs.number, jobs.queue, jobs.state, coalesce(turns.fence, 0) AS turn,
-            row_number() OVER (PARTITION BY jobs.queue, jobs.who ORDER BY jobs.state DESC, jobs.number) AS own
+        SELECT jobs.number, jobs.queue, jobs.state, coalesce(turns.fence, 0) AS turn, {_IS_LONG} AS long,
+            row_number() OVER (
+                PARTITION BY jobs.queue, jobs.who ORDER BY {_IS_LONG}, jobs.state DESC, jobs.number
+            ) AS own
         FROM jobs LEFT JOIN turns ON turns.queue = jobs.queue AND turns.who = jobs.who
         WHERE jobs.state IN ('queued', 'running')
     ) AS live
@@ -236,8 +241,9 @@ class Ledger:
     def take(self, queue: str, worker: str, bell: str) -> Lease | None:
         """A lease on the unit of a queue that is next; None if none is ready.
 
-        People take turns: first comes who has the fewest units under way, then who has waited longest for a turn;
-        of one person the oldest job. The cleaning of a cancelled study comes before all.
+        The cleaning of a cancelled study comes before all, prunings of many images after all others. Then people take
+        turns: first comes who has the fewest units under way, then who has waited longest for a turn; of one person
+        the oldest job.
 
         Args:
             worker: Name of the process that will do it.

@@ -1,4 +1,7 @@
-"""Who may write this study? The one process with its lock, which the system frees when that process dies."""
+"""Who may write this study? One process alone, or the workers of the queue: whoever has its lock.
+
+The system frees the lock when a process dies. A stopped one keeps it, so that nobody removes what it may go on with.
+"""
 
 import fcntl
 import os
@@ -10,20 +13,23 @@ from store.paths import lock_path
 
 
 class StudyLock:
-    """An exclusive flock on <study>/lock, with the holder's process id as its text."""
+    """A flock on <study>/lock: exclusive, with the holder's process id as its text, or shared, without."""
 
-    def __init__(self, study: Path) -> None:
+    def __init__(self, study: Path, *, shared: bool = False) -> None:
         """Take the lock, making the study's folder where there is none.
 
+        Args:
+            shared: With any number of others that share it. Such a process writes under a lease only.
         Raises:
             StudyBusyError: Another writer holds it.
             DiskFullError: There is no room for so much as that.
         """
         self.study = study
         with files.told_when_full(study, lambda: 4096):
-            self._handle: int | None = _locked(study)
+            self._handle: int | None = _locked(study, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+            if not shared:
+                os.pwrite(self._handle, str(os.getpid()).encode(), 0)
 
     def release(self) -> None:
         """Let others write. Harmless twice."""
@@ -32,7 +38,7 @@ class StudyLock:
             self._handle = None
 
 
-def _locked(study: Path) -> int:
+def _locked(study: Path, kind: int) -> int:
     path = lock_path(study)
     while True:
         files.make_folder(study)
@@ -41,13 +47,16 @@ def _locked(study: Path) -> int:
         except FileNotFoundError:
             continue  # the study was removed just now
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
+            holder = os.pread(handle, 20, 0).decode(errors="replace").strip()
             os.close(handle)
-            raise StudyBusyError(
-                f"study {study.name} is being written by process {holder}; wait for it, or stop that process"
-            ) from None
+            told = (
+                f"process {holder}; wait for it, or stop that process"
+                if holder
+                else "workers of the queue; wait for them, or cancel its job"
+            )
+            raise StudyBusyError(f"study {study.name} is being written by {told}") from None
         if _is_at(handle, path):
             return handle
         os.close(handle)  # the study was removed between open and flock

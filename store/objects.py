@@ -1,21 +1,24 @@
-"""How do Zarr's objects meet the disk? Written: flushed and noted. Read: as the manifest says, or not."""
+"""How do Zarr's objects meet the disk? Written: each once, as it is made. Read: as the manifest says, or not."""
 
 import asyncio
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.buffer.core import default_buffer_prototype
-from zarr.storage import LocalStore
+from zarr.errors import ZarrUserWarning
+from zarr.storage import LocalStore, MemoryStore
 
-from store import files
 from store.errors import DamagedError
 
+METADATA = "zarr.json"
 # Name of an object → its size in bytes and its SHA-256 in hexadecimal.
 Objects = Mapping[str, tuple[int, str]]
 
@@ -42,32 +45,47 @@ def fault(path: Path, expected: tuple[int, str]) -> str | None:
     return None if file_digest(path) == expected else "changed"
 
 
-class WritingStore(LocalStore):
-    """Notes size and SHA-256 of each object as it is written: the manifest needs no second reading."""
+class WritingStore(MemoryStore):
+    """Where Zarr makes objects: metadata stay in memory, and of everything only what is made is handed to `put`.
 
-    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
-        super().__init__(root, read_only=read_only)
+    Nothing is read from the disk, so nothing that a crash left there gets into what is written.
+
+    Attributes:
+        put: Takes name and bytes of each object but the root's metadata; returns its size and SHA-256.
+        objects: What `put` returned, by name.
+    """
+
+    def __init__(self, put: Callable[[str, memoryview], tuple[int, str]]) -> None:
+        super().__init__()
+        self.put = put
         self.objects: dict[str, tuple[int, str]] = {}
 
-    async def set(self, key: str, value: Buffer) -> None:
-        await asyncio.to_thread(self.put, key, value)
+    async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
+        if key.endswith(METADATA):
+            await super().set(key, value, byte_range)
+        if key != METADATA:
+            self.objects[key] = await asyncio.to_thread(self.put, key, memoryview(value.as_buffer_like()))
 
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        if not await self.exists(key):
-            await self.set(key, value)
+    def know(self, metadata: Mapping[str, bytes]) -> None:
+        """Have metadata in memory that are on the disk already, by name."""
+        of_bytes = default_buffer_prototype().buffer.from_bytes
+        self._store_dict.update({key: of_bytes(data) for key, data in metadata.items()})
 
-    def put(self, key: str, value: Buffer) -> None:
-        """Write one object to the disk and note it."""
-        path = self.root / key
-        files.make_folder(path.parent)
-        data = memoryview(value.as_buffer_like())
-        files.put(path, data)
-        self.objects[key] = digest(data)
+    def forget(self, array: str) -> None:
+        """Have no metadata of an array any more."""
+        self._store_dict.pop(f"{array}/{METADATA}", None)
 
-    def remove(self, key: str) -> None:
-        """Remove one object, if it is there: Zarr would read a torn one before it writes it anew."""
-        (self.root / key).unlink(missing_ok=True)
-        self.objects.pop(key, None)
+
+def root_metadata(arrays: Mapping[str, bytes], attrs: Mapping[str, Any]) -> bytes:
+    """The metadata of a group with these attributes, and with that of its arrays, by their object's name, in it."""
+    made = {key: default_buffer_prototype().buffer.from_bytes(data) for key, data in arrays.items()}
+    store = MemoryStore(made)
+    zarr.create_group(store, attributes=dict(attrs))
+    with warnings.catch_warnings():
+        # Consolidated metadata is an extension of Zarr 3; who does not know it reads each array's own.
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(store)
+    return made[METADATA].to_bytes()
 
 
 # Objects that the read of the current thread has asked for: zarr's own thread runs with the caller's context.
@@ -81,9 +99,11 @@ class PublishedStore(LocalStore):
     its SHA-256; in chunks, flipped bits are left to their crc32c.
     """
 
-    def __init__(self, root: Path | str, objects: Objects) -> None:
+    def __init__(self, root: Path | str, objects: Objects, metadata: bytes | None = None) -> None:
+        """Serve the group in folder `root`; with `metadata`, these are its root's, which is not on the disk yet."""
         super().__init__(root, read_only=True)
         self.objects = objects
+        self._metadata = metadata
 
     def with_read_only(self, read_only: bool = False) -> Self:
         if not read_only:
@@ -111,6 +131,9 @@ class PublishedStore(LocalStore):
         Raises:
             DamagedError: The object is missing, is of another size, or is metadata of another content.
         """
+        if key == METADATA and self._metadata is not None:
+            data = self._metadata[slice(*_range(len(self._metadata), byte_range))]
+            return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
         if key not in self.objects:
             return None
         note = asked.get()
@@ -134,7 +157,7 @@ def _read(path: Path, key: str, expected: tuple[int, str], byte_range: ByteReque
         data = os.pread(handle, stop - start, start)
     finally:
         os.close(handle)
-    if len(data) != stop - start or (key.endswith("zarr.json") and hashlib.sha256(data).hexdigest() != sha256):
+    if len(data) != stop - start or (key.endswith(METADATA) and hashlib.sha256(data).hexdigest() != sha256):
         raise damaged(key, "changed")
     return data
 

@@ -10,15 +10,19 @@ UNIT_ACK = re.compile(r"unit-([0-9]{5,})\.json")
 STAGE_ACK = re.compile(r"stage-([a-z-]{1,40})\.json")
 
 
+class StudyNameError(ValueError):
+    """It cannot be the name of a study."""
+
+
 def study_path(studies: Path, name: str) -> Path:
     """The folder of study `name`.
 
     Raises:
-        ValueError: The name is not one to 80 of a-z, 0-9, dot, underscore and hyphen, the first a letter or
+        StudyNameError: The name is not one to 80 of a-z, 0-9, dot, underscore and hyphen, the first a letter or
             digit.
     """
     if STUDY_NAME.fullmatch(name) is None:
-        raise ValueError(
+        raise StudyNameError(
             f"{name!r} is not a study name: use 1 to 80 of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
         )
     return studies / name
@@ -50,6 +54,11 @@ def parts_path(study: Path, number: int) -> Path:
     return work_path(study, number) / "parts"
 
 
+def staging_path(study: Path, number: int) -> Path:
+    """What steps put before it is placed, each in a folder of its own."""
+    return work_path(study, number) / "staging"
+
+
 def part_path(study: Path, number: int, unit: int) -> Path:
     """Rows of the gathered arrays, of one unit."""
     return parts_path(study, number) / f"unit-{unit:05}.npz"
@@ -58,6 +67,11 @@ def part_path(study: Path, number: int, unit: int) -> Path:
 def ack_path(study: Path, number: int, unit: int) -> Path:
     """What one finished unit wrote; a unit without it is not finished."""
     return parts_path(study, number) / f"unit-{unit:05}.json"
+
+
+def gathered_path(study: Path, number: int) -> Path:
+    """What gathering wrote; while it is not there, the parts are still to be gathered."""
+    return parts_path(study, number) / "gathered.json"
 
 
 def stage_path(study: Path, number: int, stage: str) -> Path:

@@ -32,15 +32,15 @@ def plan_record(study: Path, number: int) -> dict[str, Any] | None:
     return record if paths.attempt_path(study, number).is_dir() else None
 
 
-def start_is_there(study: Path, number: int, record: Mapping[str, Any]) -> bool:
-    """Whether what the attempt began with is still as it was.
+def start_is_there(study: Path, number: int, record: Mapping[str, Any], *, exactly: bool = True) -> bool:
+    """Whether what the attempt began with is still as it was; unless `exactly`, whether it has the sizes it had.
 
     Of what it took over from a published study only the sizes are compared: it may be hundreds of gigabytes, each
     chunk has its checksum, and the manifest goes on naming the SHA-256 that was published.
     """
     root = paths.attempt_path(study, number)
     objects = noted(record["objects"])
-    if record["extends"]:
+    if record["extends"] or not exactly:
         return all(has_size(root / key, size) for key, (size, _) in objects.items())
     return all(fault(root / key, expected) is None for key, expected in objects.items())
 
@@ -55,6 +55,18 @@ def read_ack(path: Path, root: Path) -> dict[str, Any] | None:
     return ack if there else None
 
 
+def published_number(study: Path) -> int | None:
+    """Number of the published attempt, if there is one.
+
+    Raises:
+        DamagedError: Which it is is not known.
+    """
+    try:
+        return Manifest.load(study).number
+    except StudyNotFoundError:
+        return None
+
+
 def tidy(study: Path) -> int | None:
     """Remove attempts that can be neither read nor resumed: without a plan, or older than the published one.
 
@@ -62,9 +74,7 @@ def tidy(study: Path) -> int | None:
     that those who have it open can read on until the study is written again.
     """
     try:
-        published = Manifest.load(study).number
-    except StudyNotFoundError:
-        published = None
+        published = published_number(study)
     except DamagedError:
         return None  # which attempt was published is not known, so none is garbage for sure
     for number in paths.attempt_numbers(study):

@@ -39,11 +39,12 @@ class Study:
         attrs: The root attributes.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, metadata: bytes | None = None) -> None:
+        """The study that `manifest` names; with `metadata` of its root, where that is not on the disk yet."""
         self.name = folder.name
         self.path = folder / manifest.attempt
         self.manifest = manifest
-        self._store = PublishedStore(self.path, manifest.objects)
+        self._store = PublishedStore(self.path, manifest.objects, metadata)
         self._group = self._guarded("the metadata", lambda: zarr.open_group(self._store, mode="r"))
         self.attrs: dict[str, Any] = dict(self._group.attrs)
         self._arrays: dict[str, AnyArray] = dict(self._group.arrays())

@@ -1,14 +1,21 @@
 """The command line: what it prints, and one line for every mistake."""
 
 import json
+import threading
+import time
+from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import headscope
 from store.errors import StudyNotFoundError
+from store.ledger import Ledger
+from store.settings import Settings
 from tests.pictures import picture_folder
 from tests.studies import write_tiny_study
+from workers import terminal
 
 runner = CliRunner()
 
@@ -74,6 +81,10 @@ def test_a_study_opens_by_name_and_by_path(data, tiny):
         (["precompute", "test_vit", "/nowhere", "--image-size", "12by12"], "224x336"),
         (["precompute", "test_vit", ".", "--random-weights", "--checkpoint", "w.safetensors"], "exclude each other"),
         (["models", "resnet50"], "no supported model"),
+        (["submit", "test_vit", ".", "--device", "tpu"], "auto, cpu, cuda"),
+        (["jobs", "abc"], "no job abc"),
+        (["cancel", "abc"], "no job abc"),
+        (["worker", "--queue", "fast"], "interactive, bulk"),
     ],
 )
 def test_a_mistake_gets_one_line_that_says_what_to_do(data, arguments, said):
@@ -100,3 +111,110 @@ def test_without_torch_the_web_half_works_and_computing_says_what_to_install(dat
     monkeypatch.setattr(headscope, "find_spec", lambda name: None)
     run("info", "tiny")
     assert "headscope[worker]" in run("models", code=1).stderr
+
+
+ASKED = ("submit", "test_vit", "photos", "--random-weights", "--name", "tiny")
+PRICE = {
+    "bytes": 5_000_000,
+    "attention_bytes": 0,
+    "attention": "rebuilt",
+    "seconds": 90.0,
+    "images": 40,
+    "mapped": 0,
+    "unit_images": 16,
+}
+
+
+@pytest.fixture
+def ledger(data):
+    return Ledger(Settings().ledger_url)
+
+
+@pytest.fixture
+def work(ledger):
+    """Has the next unit of a queue ended by a stand-in for a worker, once somebody asks for it."""
+    threads = []
+
+    def begin(queue, end):
+        def wait_and_end():
+            while (lease := ledger.take(queue, "stand-in", "none")) is None:
+                time.sleep(0.05)
+            end(lease)
+
+        threads.append(threading.Thread(target=wait_and_end))
+        threads[-1].start()
+
+    yield begin
+    for thread in threads:
+        thread.join()
+
+
+def test_what_is_submitted_waits_for_a_worker_is_listed_and_cancelled(data, ledger):
+    asked = run(*ASKED)
+    job = asked.stdout.strip()
+    assert "the queue does not answer" in asked.stderr
+    assert "headscope worker --queue bulk" in asked.stderr
+    assert "asked for already" in run(*ASKED).stderr
+    assert "headscope worker" not in _seen(ledger).stderr
+
+    listed = run("jobs").stdout
+    assert job[:8] in listed
+    assert "queued" in listed
+    assert json.loads(run("jobs", "--json").stdout)[0]["id"] == job
+    assert job in run("jobs", job[:4]).stdout
+    assert "is cancelled" in run("cancel", job[:6]).stdout
+    assert "cancelled already" in run("cancel", job).stdout
+    told = json.loads(run("jobs", job, "--json").stdout)
+    assert told["state"] == "cancelled"
+    assert told["cause"] == f"cancelled by {told['who']}"
+
+
+def _seen(ledger):
+    ledger.here("one", "bulk", "cpu")
+    return run(*ASKED)
+
+
+def test_paths_are_submitted_as_the_person_sees_them_for_workers_in_other_folders(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = run(*ASKED, "--masks", "~/masks", "--json")
+    request = json.loads(asked.stdout)["request"]
+    assert request["images"] == str(tmp_path / "photos")
+    assert request["masks"] == str(Path("~/masks").expanduser())
+
+
+def test_waiting_ends_with_the_study_or_with_the_cause_and_the_log(data, tiny, ledger, work):
+    work("bulk", ledger.finish)
+    assert "tiny is published" in run(*ASKED, "--wait").stdout
+    work("bulk", lambda lease: ledger.fail(lease, "no [such] weights", "last line", final=True))
+    failed = run(*ASKED, "--wait", code=headscope.FAILED)
+    assert "tiny: failed: no [such] weights" in failed.stderr
+    assert "last line" in failed.stderr
+    assert "no [such] weights" in run("jobs").stdout
+    assert "last line" in run("jobs", ledger.jobs()[0].id).stdout
+    work("bulk", lambda lease: ledger.cancel(lease.job, "someone"))
+    assert "cancelled by someone" in run(*ASKED, "--wait", code=headscope.FAILED).stderr
+
+
+def test_ctrl_c_while_waiting_leaves_the_job_and_says_how_to_cancel_it(data, ledger, monkeypatch):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(terminal.time, "sleep", interrupt)
+    stopped = run(*ASKED, "--wait", code=headscope.STOPPED)
+    (job,) = ledger.jobs()
+    assert f"headscope cancel {job.id[:8]}" in stopped.stderr
+    assert job.state == "queued"
+
+
+def test_a_worker_tells_the_price_or_why_there_is_none(data, ledger, work):
+    work("interactive", lambda lease: ledger.finish(lease, result=PRICE))
+    assert "price: 5 MB; 1.5 minutes for 40 images" in run(*ASKED, "--dry-run").stdout
+    refused = {"refused": {"field": "images", "message": "there is no folder photos"}}
+    work("interactive", lambda lease: ledger.finish(lease, result=refused))
+    assert run(*ASKED, "--dry-run", code=1).stderr.endswith("error: there is no folder photos\n")
+
+
+def test_submit_takes_what_precompute_takes():
+    commands = get_command(headscope.app).commands
+    options = {name: {each.name for each in commands[name].params} for name in ("precompute", "submit")}
+    assert options["submit"] == options["precompute"] | {"wait"}

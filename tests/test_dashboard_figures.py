@@ -29,7 +29,7 @@ from dashboard.views.pattern_map import DENSITY, HEADS, OWN, RING, WHOLE, Patter
 from dashboard.words import METRICS, count, number, percent, share, short_name
 
 NAN = float("nan")
-CHOSEN = Selection("demo", None, 1, 0, "jsd", "class", "patch", "layer", None)
+CHOSEN = Selection("demo", None, 1, 0, "jsd", "class", "patch", "layer", "numbers", "all", None)
 MEAN = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
 SUMMARY = Summary(MEAN, np.full((2, 3), 0.05), np.full((2, 3), 9))
 HOLED = np.array([[0.1, NAN, 0.3], [NAN, NAN, 0.6]])

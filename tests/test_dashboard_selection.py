@@ -58,14 +58,16 @@ START = default(FACTS)
 
 
 def test_nothing_asked_for_is_the_interesting_head_and_image():
-    assert Selection("demo", ODD_IDS[3], 2, 1, "probability", "class", "patch", "layer", None) == START
+    assert (
+        Selection("demo", ODD_IDS[3], 2, 1, "probability", "class", "patch", "layer", "numbers", "all", None) == START
+    )
     assert resolve({}, FACTS) == (START, [])
 
 
 @pytest.mark.parametrize("image", [*ODD_IDS, None])
 @pytest.mark.parametrize("token", [None, 0, 9])
 def test_every_selection_is_an_address(image: str | None, token: int | None):
-    chosen = Selection("demo", image, 1, 3, "jsd", "prediction", "cls", "density", token)
+    chosen = Selection("demo", image, 1, 3, "jsd", "prediction", "cls", "density", "pruning", "crossing", token)
     search = to_search(chosen)
     assert resolve(asked_for(search), FACTS) == (chosen, [])
     assert search.isascii()
@@ -230,7 +232,9 @@ def test_a_metric_that_the_study_lacks_is_not_chosen():
 def test_another_study_keeps_the_metric_where_it_has_it():
     chosen = replace(START, metric="jsd", colour="prediction", layer=0, map="cls", map_colour="density")
     other = facts(name="other", colours=("plain",), interesting=(0, 2, None))
-    assert with_study(chosen, other) == Selection("other", None, 0, 2, "jsd", "plain", "cls", "density", None)
+    assert with_study(chosen, other) == Selection(
+        "other", None, 0, 2, "jsd", "plain", "cls", "density", "numbers", "all", None
+    )
     assert with_study(chosen, facts(name="other", maps=("patch",))).map == "patch"
     assert with_study(chosen, FACTS) == chosen
 

@@ -55,12 +55,12 @@ def test_what_is_no_askedis_refused_by_the_field_that_is_wrong(kind, plain, said
 
 
 def test_a_pruning_of_many_images_is_cut_and_summed_up():
-    many = replace(PRUNE, images=tuple(map(str, range(40))))
+    many = replace(PRUNE, images=tuple(map(str, range(10))))
     steps = jobs.steps_of(many)
-    assert [step.images for step in steps] == [16, 16, 8, 0]
-    assert [step.name for step in steps] == ["images 0 to 15", "images 16 to 31", "images 32 to 39", "sum up"]
+    assert [step.images for step in steps] == [4, 4, 2, 0]
+    assert [step.name for step in steps] == ["images 0 to 3", "images 4 to 7", "images 8 to 9", "sum up"]
     assert [(step.phase, step.number) for step in steps] == [(0, 0), (0, 1), (0, 2), (1, 0)]
-    assert len(jobs.steps_of(replace(many, images=many.images[:16]))) == 1
+    assert len(jobs.steps_of(replace(many, images=many.images[:4]))) == 1
 
 
 def test_regions_and_modes_are_those_that_are_computed():

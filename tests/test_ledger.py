@@ -38,7 +38,7 @@ def ledger(url: str) -> Ledger:
     return Ledger(url)
 
 
-def submit(ledger: Ledger, key: str = "key", who: str = "ann", *steps: Step, kind: str = "prune", **other) -> Job:
+def submit(ledger: Ledger, key: str = "key", who: str = "ann", *steps: Step, kind: str = "price", **other) -> Job:
     job, _ = ask(ledger, key, who, *steps, kind=kind, **other)
     return job
 
@@ -48,7 +48,7 @@ def ask(
     key: str = "key",
     who: str = "ann",
     *steps: Step,
-    kind: str = "prune",
+    kind: str = "price",
     queue: str = "bulk",
     study: str | None = None,
     once: bool = False,
@@ -605,3 +605,11 @@ def test_a_ledger_that_is_opened_again_knows_all_that_it_knew(ledger, url):
 def test_of_very_many_units_the_first_thousand_are_counted(ledger):
     submit(ledger, "key", "ann", *(Step(0, number, "unit") for number in range(MOST_COUNTED + 1)))
     assert ledger.ready("bulk") == MOST_COUNTED
+
+
+def test_a_pruning_of_many_images_gives_way_to_one_that_takes_a_moment(ledger):
+    whole_set = submit(ledger, "set", "ann", *[Step(0, number, f"image {number}", 1) for number in range(3)], kind="prune")
+    assert take(ledger).job == whole_set.id
+    single = submit(ledger, "single", "ann", kind="prune")
+    assert (ledger.job(single.id).place, take(ledger).job) == (0, single.id)
+    assert take(ledger).job == whole_set.id

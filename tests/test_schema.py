@@ -112,9 +112,9 @@ def test_sizes_that_follow_from_others_are_filled_in_and_never_overruled():
     assert schema.all_sizes({"layer": 12, "token": 5, "query": 3})["query"] == 3
 
 
-def test_a_set_that_is_not_exclusive_keeps_what_is_there(tmp_path):
-    store = WritingStore(tmp_path)
-    zarr.create_group(store, attributes={"a": 1})
-    noted = dict(store.objects)
-    zarr.create_array(store, name="x", shape=(1,), dtype="int8")
-    assert store.objects["zarr.json"] == noted["zarr.json"]
+def test_every_object_that_zarr_makes_is_handed_over_but_the_metadata_of_the_root():
+    made = {}
+    store = WritingStore(lambda key, data: (made.setdefault(key, bytes(data)) and len(data), "sha256"))
+    zarr.create_array(store, name="x", shape=(2,), chunks=(1,), dtype="int8")[:] = [3, 4]
+    assert sorted(made) == ["x/c/0", "x/c/1", "x/zarr.json"]
+    assert store.objects == {key: (len(data), "sha256") for key, data in made.items()}

@@ -1,7 +1,11 @@
+import os
+import tempfile
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import make_url
 
 from store.settings import Settings
 
@@ -38,8 +42,30 @@ def test_without_the_environment_the_folders_are_below_data(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(("name", "value"), [("port", "0"), ("threads", "0"), ("attention_limit_gb", "-1")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("port", "0"), ("threads", "0"), ("attention_limit_gb", "-1"), ("bulk_workers", "-1")]
+)
 def test_a_setting_out_of_its_range_is_refused_by_name(monkeypatch, name, value):
     monkeypatch.setenv(f"HEADSCOPE_{name.upper()}", value)
     with pytest.raises(ValidationError, match=name):
         Settings()
+
+
+def test_the_broker_and_the_ledger_are_in_the_data_folder_whatever_its_name_is(tmp_path):
+    settings = Settings(data=tmp_path / "100% a?b#c é")
+    assert settings.broker_socket == settings.data / "broker" / "broker.sock"
+    assert unquote(urlsplit(settings.broker_url).path) == str(settings.broker_socket)
+    assert make_url(settings.ledger_url).database == str(settings.data / "headscope.db")
+
+
+def test_a_socket_whose_path_would_be_too_long_is_below_the_temporary_folder_one_a_data_folder(tmp_path):
+    one, other = (Settings(data=tmp_path / ("long" * 30) / name).broker_socket for name in "ab")
+    assert one != other
+    for socket in (one, other):
+        assert socket.parent.parent == Path(tempfile.gettempdir())
+        assert len(os.fsencode(socket)) <= 103
+
+
+def test_a_broker_and_a_ledger_elsewhere_are_taken_as_they_are_given():
+    settings = Settings(broker="redis://host:6379/1", ledger="postgresql+psycopg://me@host/jobs")
+    assert (settings.broker_url, settings.ledger_url) == (settings.broker, settings.ledger)

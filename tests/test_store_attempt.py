@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import shutil
@@ -6,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from store import schema
-from store.attempt import Attempt
+from store import failpoints, schema
+from store.attempt import Attempt, forget
 from store.errors import DamagedError, NewerSchemaError, StoreError, StudyBusyError, StudyNotFoundError
 from store.manifest import Manifest, verify
-from store.paths import ack_path, attempt_path, manifest_path, part_path, plan_path, work_path
-from store.study import list_studies, open_published
+from store.paths import ack_path, attempt_path, manifest_path, part_path, plan_path, staging_path, work_path
+from store.study import delete, list_studies, open_published
+from store.work import LostLeaseError
 from tests.studies import RUN, compute, tiny_study
 
 pytestmark = pytest.mark.usefixtures("no_flush")
@@ -211,15 +213,12 @@ def test_only_arrays_of_the_end_are_written_by_a_stage_and_only_by_one(tmp_path,
 
 
 def test_a_finished_stage_is_remembered_and_one_that_was_begun_leaves_nothing(tmp_path, tiny, content, monkeypatch):
-    def die(path, data):
-        raise KeyboardInterrupt
-
     with begin(tmp_path / "a", tiny) as attempt:
         write_units(attempt, tiny)
         attempt.gather()
         attempt.write_stage("patch-latent", {"patch_latent": tiny.arrays["patch_latent"]}, {"latent": 4})
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("store.files.put_now", die)
+        with monkeypatch.context() as patch, pytest.raises(failpoints.InjectedError):
+            patch.setenv(failpoints.VARIABLE, "before-stage-ack:raise")
             attempt.write_stage("cls-layout", {"cls_layout": tiny.arrays["cls_layout"]}, {})
         assert (attempt.path / "cls_layout").is_dir()
     with Attempt.unfinished(tmp_path / "a", tiny.plan) as attempt:
@@ -372,8 +371,12 @@ def test_a_study_with_a_damaged_manifest_is_repaired_by_a_new_run(tmp_path, tiny
 
 
 def test_a_crash_after_publishing_leaves_a_published_study_that_is_not_resumed(tmp_path, tiny, monkeypatch):
-    def die(path):
-        raise KeyboardInterrupt
+    rmtree = shutil.rmtree
+
+    def die(path, **options):
+        if path == work_path(tmp_path / "a", 1):
+            raise KeyboardInterrupt
+        rmtree(path, **options)
 
     with begin(tmp_path / "a", tiny) as attempt:
         write_units(attempt, tiny)
@@ -394,3 +397,140 @@ def test_a_study_moved_elsewhere_is_the_same_study(tmp_path, tiny, content):
     assert open_published(tmp_path / "elsewhere").manifest.content == content
     with pytest.raises(StudyNotFoundError):
         Manifest.load(tmp_path / "a")
+
+
+def write_step(attempt, tiny, step, hold):
+    """One step of an attempt that has all those before it."""
+    if step == "unit":
+        attempt.write_unit(1, tiny.unit(attempt.units[1]), {"unit": 1}, hold)
+    elif step == "gather":
+        attempt.gather(hold)
+    elif step == "stage":
+        attempt.write_stage("pattern", {"pattern": tiny.arrays["pattern"]}, {}, hold)
+    else:
+        attempt.publish(tiny.late_attrs, RUN, hold)
+
+
+def before(study, tiny, step):
+    """An attempt at which `step` is next."""
+    with begin(study, tiny) as attempt:
+        write_units(attempt, tiny, [0, 2] if step == "unit" else None)
+        if step in ("stage", "publish"):
+            attempt.gather()
+        if step == "publish":
+            for stage, arrays in tiny.stages().items():
+                attempt.write_stage(stage, arrays, {})
+
+
+def no_lease():
+    raise LostLeaseError("taken over")
+
+
+def staged(study):
+    return list(staging_path(study, 1).iterdir())
+
+
+STEPS = ("unit", "gather", "stage", "publish")
+
+
+def test_several_join_an_attempt_and_write_its_units_at_once(tmp_path, tiny, content):
+    begin(tmp_path / "a", tiny).close()
+    joined = [Attempt.join(tmp_path / "a", tiny.plan, fence) for fence in (1, 2, 3)]
+    for unit, attempt in enumerate(joined):
+        attempt.write_unit(unit, tiny.unit(attempt.units[unit]), {})
+    assert all(attempt.pending() == [] for attempt in joined)
+    with pytest.raises(StudyBusyError, match="workers of the queue"):
+        Attempt.unfinished(tmp_path / "a", tiny.plan)
+    joined[0].gather()
+    assert joined[1].gathered
+    for number, (stage, arrays) in enumerate(tiny.stages().items()):
+        joined[number % 3].write_stage(stage, arrays, {})
+    assert joined[2].publish(tiny.late_attrs, RUN).content == content
+    assert Attempt.join(tmp_path / "a", tiny.plan, 4) is None
+    for attempt in joined:
+        attempt.close()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_without_its_lease_a_step_places_nothing_and_leaves_nothing(tmp_path, tiny, content, step):
+    before(tmp_path / "a", tiny, step)
+    there = sorted((tmp_path / "a").rglob("*"))
+    with Attempt.join(tmp_path / "a", tiny.plan, 1) as attempt, pytest.raises(LostLeaseError):
+        write_step(attempt, tiny, step, no_lease)
+    assert sorted((tmp_path / "a").rglob("*")) == there
+    assert compute(tmp_path / "a", tiny).content == content
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_who_is_stopped_behind_its_fence_check_changes_nothing_that_the_next_one_wrote(tmp_path, tiny, content, step):
+    before(tmp_path / "a", tiny, step)
+    late = {}
+
+    def stopped():
+        """While the first is stopped here, its lease lapses, and the next one does the step."""
+        with Attempt.join(tmp_path / "a", tiny.plan, 2) as other:
+            write_step(other, tiny, step, lambda: None)
+        late.update({path: path.stat().st_ino for path in (tmp_path / "a").rglob("*") if path.is_file()})
+
+    with Attempt.join(tmp_path / "a", tiny.plan, 1) as attempt, contextlib.suppress(LostLeaseError):
+        write_step(attempt, tiny, step, stopped)
+    assert {path: path.stat().st_ino for path in (tmp_path / "a").rglob("*") if path.is_file()} == late
+    assert compute(tmp_path / "a", tiny).content == content if step != "publish" else verify(tmp_path / "a") == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_a_killed_process_put_goes_when_its_step_is_taken_over(tmp_path, tiny, step):
+    before(tmp_path / "a", tiny, step)
+    name = {"unit": "unit-00001", "stage": "stage-pattern"}.get(step, step)
+    for number in ("1", "2.taken"):
+        (staging_path(tmp_path / "a", 1) / f"{name}.{number}").mkdir()
+    (staging_path(tmp_path / "a", 1) / "unit-00000.7").mkdir()
+
+    def hold():
+        assert sorted(path.name for path in staged(tmp_path / "a")) == sorted(["unit-00000.7", f"{name}.3"])
+        no_lease()
+
+    with Attempt.join(tmp_path / "a", tiny.plan, 3) as attempt, pytest.raises(LostLeaseError):
+        write_step(attempt, tiny, step, hold)
+    with Attempt.unfinished(tmp_path / "a", tiny.plan):
+        assert staged(tmp_path / "a") == []
+
+
+def test_one_who_wakes_late_does_not_take_over_from_the_next(tmp_path, tiny, content):
+    before(tmp_path / "a", tiny, "unit")
+
+    def overtaken():
+        with Attempt.join(tmp_path / "a", tiny.plan, 1) as late, pytest.raises(LostLeaseError):
+            write_step(late, tiny, "unit", no_lease)
+
+    with Attempt.join(tmp_path / "a", tiny.plan, 2) as attempt:
+        write_step(attempt, tiny, "unit", overtaken)
+        assert attempt.pending() == []
+    assert compute(tmp_path / "a", tiny).content == content
+
+
+def test_a_unit_that_is_written_again_has_its_rows_gathered_again(tmp_path, tiny, content):
+    with begin(tmp_path / "a", tiny) as attempt:
+        write_units(attempt, tiny)
+        attempt.gather()
+        (attempt.path / "residual" / "c.2.0.0.0").unlink()
+        write_units(attempt, tiny)
+        assert not attempt.gathered
+        assert finish(attempt, tiny).content == content
+
+
+def test_only_attempts_of_ours_are_forgotten_and_never_what_is_published(tmp_path, tiny):
+    study = tmp_path / "a"
+    compute(study, tiny)
+    for plan in ({"seed": 1}, {"seed": 2}):
+        begin(study, tiny, plan=plan, facts={"job": plan["seed"]}).close()
+    forget(study, lambda number, facts: facts.get("job") == 2)
+    assert Attempt.unfinished(study, {"seed": 2}) is None
+    Attempt.unfinished(study, {"seed": 1}).close()
+    forget(study, lambda number, facts: True)
+    assert open_published(study).manifest.attempt == "attempt-1"
+    delete(study)
+    begin(study, tiny).close()
+    forget(study, lambda number, facts: True)
+    forget(study, lambda number, facts: True)
+    assert not study.exists()

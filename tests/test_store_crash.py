@@ -38,6 +38,7 @@ for setting in sys.argv[2:]:
 for setting, child in children.items():
     print(setting, os.WTERMSIG(os.waitpid(child, 0)[1]))
 """
+POINTS = [name for name in failpoints.NAMES if "ledger" not in name]
 SHARED = ("image", "importance")  # read in every state, besides the array that was hit
 
 
@@ -47,16 +48,23 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def puts(tmp_path_factory, tiny):
-    """Every put of an undisturbed run, in order: the path in the study, and the bytes."""
-    study, recorded, put = tmp_path_factory.mktemp("recorded") / "tiny", [], files.put
+def steps(tmp_path_factory, tiny):
+    """What an undisturbed run did, in order: a path in the study, and the bytes put or the path moved there."""
+    study, recorded = tmp_path_factory.mktemp("recorded") / "tiny", []
+    put, replace = files.put, Path.replace
 
-    def record(path, data):
+    def record_put(path, data):
         recorded.append((path.relative_to(study), bytes(data)))
         put(path, data)
 
+    def record_move(source, path):
+        if source.suffix != files.PARTIAL:
+            recorded.append((path.relative_to(study), source.relative_to(study)))
+        return replace(source, path)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "put", record)
+        patch.setattr(files, "put", record_put)
+        patch.setattr(Path, "replace", record_move)
         compute(study, tiny)
     assert recorded[-1][0].name == "MANIFEST.json"
     return recorded
@@ -70,6 +78,28 @@ def content(tmp_path_factory, tiny):
 def store_file(study, path, data):
     (study / path).parent.mkdir(parents=True, exist_ok=True)
     (study / path).write_bytes(data)
+
+
+def repeat(study, path, done):
+    """Do one of `steps` again, in another study."""
+    if isinstance(done, bytes):
+        store_file(study, path, done)
+    else:
+        (study / path).parent.mkdir(parents=True, exist_ok=True)
+        (study / done).rename(study / path)
+
+
+def tree(steps, spoilt=None, left=None):
+    """All files after `steps`; of the one numbered `spoilt`, only `left` reached the disk, or with None nothing."""
+    found = {}
+    for number, (path, done) in enumerate(steps):
+        if number == spoilt and left is None:
+            continue
+        if isinstance(done, bytes):
+            found[path] = left if number == spoilt else done
+        elif done in found:
+            found[path] = found.pop(done)
+    return found
 
 
 def spoiled(data):
@@ -107,16 +137,18 @@ def test_what_a_plan_an_ack_or_a_manifest_relies_on_is_flushed_before_it(tmp_pat
         unflushed_folders.discard(target)
 
     def make(folder, *args, **kwargs):
-        if not folder.exists():
+        if not folder.exists() and folder.parent.name != "staging":
             unflushed_folders.add(folder.parent)
         mkdir(folder, *args, **kwargs)
 
-    def rename(partial, path):
-        assert partial in flushed
-        if path.suffix == ".json" and path.name != "zarr.json":
-            assert not unflushed_folders, path
-        unflushed_folders.add(path.parent)
-        return replace(partial, path)
+    def rename(source, path):
+        assert source in flushed
+        flushed.add(path)
+        if path.parent.parent.name != "staging":  # what is staged is garbage after a crash
+            if path.suffix == ".json" and path.name != "zarr.json":
+                assert not unflushed_folders, path
+            unflushed_folders.add(path.parent)
+        return replace(source, path)
 
     monkeypatch.setattr(os, "fsync", flush)
     monkeypatch.setattr(Path, "mkdir", make)
@@ -125,77 +157,89 @@ def test_what_a_plan_an_ack_or_a_manifest_relies_on_is_flushed_before_it(tmp_pat
     assert not unflushed_folders
 
 
-def test_after_any_put_or_half_of_it_nothing_is_published_before_the_manifest(tmp_path, tiny, puts):
+def test_after_any_step_or_half_of_it_nothing_is_published_before_the_manifest_is_moved(tmp_path, tiny, steps):
     study, states = tmp_path / "tiny", 0
-    for path, data in puts:
-        for left in spoiled(data):
+    for number, (path, done) in enumerate(steps):
+        for left in spoiled(done) if isinstance(done, bytes) else []:
             store_file(study, path, left)
-            assert outcome(study, tiny, SHARED) == ("damaged" if path.name == "MANIFEST.json" else "nothing")
+            assert outcome(study, tiny, SHARED) == "nothing"
             states += 1
-        store_file(study, path, data)
-    assert states > 250
+        repeat(study, path, done)
+        assert outcome(study, tiny, SHARED) == ("nothing" if number < len(steps) - 1 else "true")
+        states += 1
+    assert states > 450
     assert outcome(study, tiny, tiny.arrays) == "true"
 
 
-def test_a_published_study_with_any_earlier_put_lost_or_torn_is_true_or_damaged_never_wrong(tmp_path, tiny, puts):
+def test_a_published_study_with_any_earlier_step_lost_or_torn_is_true_or_damaged_never_wrong(tmp_path, tiny, steps):
     study, states, seen = tmp_path / "tiny", 0, defaultdict(int)
-    final = dict(puts)
-    for path, data in puts:
+    whole = tree(steps)
+    for path, data in whole.items():
         store_file(study, path, data)
-    for number, (path, data) in enumerate(puts[:-1]):
-        earlier = [old for other, old in puts[:number] if other == path][-1:]  # lost, it leaves what was there before
-        in_attempt = path.parts[0] == "attempt-1" and len(path.parts) > 2
-        names = {path.parts[1], *SHARED} if in_attempt else SHARED
-        for left in [*spoiled(data), *(earlier or [None])]:
-            (study / path).unlink(missing_ok=True)
-            if left is not None:
-                store_file(study, path, left)
-            found = outcome(study, tiny, names)
-            assert found != "nothing"
-            if in_attempt and path.name != "zarr.json":
-                assert found == "damaged"
-            seen[found] += 1
+    for number, (_, done) in enumerate(steps):
+        for left in [*(spoiled(done) if isinstance(done, bytes) else []), None]:
+            found = tree(steps, number, left)
+            changed = {path for path in whole.keys() | found.keys() if whole.get(path) != found.get(path)}
+            for path in changed:
+                (study / path).unlink(missing_ok=True)
+                if path in found:
+                    store_file(study, path, found[path])
+            arrays = {path.parts[1] for path in changed if path.parts[0] == "attempt-1" and len(path.parts) == 3}
+            chunks = [path for path in changed if path.parts[0] == "attempt-1" and path.name != "zarr.json"]
+            became = outcome(study, tiny, {*arrays, *SHARED})
+            if Path("MANIFEST.json") not in found:
+                assert became == "nothing"
+            elif chunks:
+                assert became == "damaged"
+            else:
+                assert became != "nothing"
+            seen[became] += 1
             states += 1
-        (study / path).unlink(missing_ok=True)
-        store_file(study, path, final[path])
-    assert states > 350
+            for path in changed:
+                (study / path).unlink(missing_ok=True)
+                if path in whole:
+                    store_file(study, path, whole[path])
+    assert states > 550
     assert seen["damaged"] > 200
+    assert seen["nothing"] <= 2
     assert outcome(study, tiny, tiny.arrays) == "true"
 
 
-def test_while_a_study_is_computed_again_readers_see_the_old_one_until_the_new_one(tmp_path, tiny, puts, no_flush):
+def test_while_a_study_is_computed_again_readers_see_the_old_one_until_the_new_one(tmp_path, tiny, steps, no_flush):
     other = tiny_study(seed=1)
     study = tmp_path / "tiny"
     compute(study, other)
-    for path, data in puts:
-        parts = [part.replace("attempt-1", "attempt-2") for part in path.parts]
-        if path.name != "MANIFEST.json":
-            store_file(study, Path(*parts), data)
-            assert outcome(study, other, SHARED) == "true"
-    old = dict(puts)[Path("MANIFEST.json")]
-    for left in spoiled(old):
+
+    def second(path):
+        return Path(*(part.replace("attempt-1", "attempt-2") for part in path.parts))
+
+    for path, done in steps[:-1]:
+        repeat(study, second(path), done if isinstance(done, bytes) else second(done))
+        assert outcome(study, other, SHARED) == "true"
+    for left in spoiled(tree(steps)[Path("MANIFEST.json")]):
         store_file(study, Path("MANIFEST.json"), left)
         assert outcome(study, tiny, SHARED) == "damaged"
 
 
-def test_a_run_stopped_after_any_put_resumes_to_the_same_bytes(tmp_path, tiny, puts, content, no_flush):
-    for stop in range(3, len(puts), len(puts) // 6):
+def test_a_run_stopped_after_any_step_resumes_to_the_same_bytes(tmp_path, tiny, steps, content, no_flush):
+    for stop in range(3, len(steps), len(steps) // 8):
         study = tmp_path / f"stopped-{stop}"
-        for path, data in puts[:stop]:
-            store_file(study, path, data)
-        path, data = puts[stop]
-        store_file(study, path.with_name(f"{path.name}.{'0' * 32}.partial"), data[: len(data) // 2])
+        for path, done in steps[:stop]:
+            repeat(study, path, done)
+        path, done = next(step for step in steps[stop:] if isinstance(step[1], bytes))
+        store_file(study, path.with_name(f"{path.name}.{'0' * 32}.partial"), done[: len(done) // 2])
         manifest = compute(study, tiny)
         assert manifest.content == content
         assert verify(study) == []
+        assert not list(study.rglob("*.partial"))
 
 
 def test_killed_at_every_failpoint_a_resumed_run_publishes_the_same_bytes(tmp_path, tiny, content, no_flush):
-    settings = [f"{name}:{2 if 'unit' in name else 1}:kill" for name in failpoints.NAMES]
+    settings = [f"{name}:{2 if 'unit' in name else 1}:kill" for name in POINTS]
     command = [sys.executable, "-c", WRITERS, str(tmp_path), *settings]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
     assert ended.splitlines() == [f"{setting} {int(signal.SIGKILL)}" for setting in settings]
-    for name in failpoints.NAMES:
+    for name in POINTS:
         published = manifest_path(tmp_path / name).exists()
         assert published == (name == "after-manifest")
         if name.endswith("unit-ack"):
@@ -205,7 +249,7 @@ def test_killed_at_every_failpoint_a_resumed_run_publishes_the_same_bytes(tmp_pa
         assert verify(tmp_path / name) == []
 
 
-@pytest.mark.parametrize("name", failpoints.NAMES)
+@pytest.mark.parametrize("name", POINTS)
 def test_a_full_disk_publishes_nothing_and_says_so_and_with_room_the_run_goes_on(
     tmp_path, tiny, content, monkeypatch, no_flush, name
 ):
@@ -219,9 +263,10 @@ def test_a_full_disk_publishes_nothing_and_says_so_and_with_room_the_run_goes_on
 
 
 def test_a_disk_that_fills_at_any_put_publishes_nothing_and_the_run_resumes(
-    tmp_path, tiny, puts, content, monkeypatch, no_flush
+    tmp_path, tiny, steps, content, monkeypatch, no_flush
 ):
-    for nth in range(1, len(puts) + 1, len(puts) // 6):
+    puts = sum(isinstance(done, bytes) for _, done in steps)
+    for nth in range(1, puts + 1, puts // 6):
         study, passed = tmp_path / f"full-{nth}", 0
 
         def fill(handle, nth=nth):

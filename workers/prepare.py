@@ -28,7 +28,7 @@ from precompute.weights import check_name, open_model
 from store import paths, schema
 from store.settings import Settings
 from workers.decode import Kept, Quarantined, load, scan
-from workers.images import find_images, fingerprint
+from workers.images import ImageSourceError, find_images, fingerprint
 from workers.jobs import StudyRequest
 from workers.labels import ClassNames, LabelError, match_labels, read_class_names
 from workers.masks import Masks, object_shares
@@ -45,6 +45,10 @@ MOST_UNIT_IMAGES = 64
 
 CERTIFICATE_IMAGES = 2
 PACKAGES = ("torch", "timm", "numpy", "zarr", "openTSNE", "scikit-learn", "pillow")
+
+
+class DeviceError(ValueError):
+    """The device that was asked for is not there."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +84,23 @@ class Prepared:
         """ "stored" or "rebuilt"."""
         return str(self.attrs["settings"]["attention"])
 
+    def use_batch(self, images: int, chunk: int, unit_images: int) -> None:
+        """Compute in the batches and units of a plan that was made where there may be another amount of memory."""
+        self.batch = analysis.Batch(images, chunk)
+        self.unit_images = unit_images
+        self.plan["batch"] = [images, chunk, unit_images]
+
 
 def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Prepared:
     """Open the model, read the images, match the labels, prove the model. Nothing of the study is written yet.
 
     Raises:
-        ValueError: Anything that the person can mend: the model, its weights, the images, their labels, the name.
-        RuntimeError: the device is not there.
+        ValueError: Anything that the person can mend: the model, its weights, the images, their labels, the name,
+            the device; `workers.refusals.field_of` tells which.
     """
     study = paths.study_path(settings.studies, request.study)
     check_name(request.model)
-    device = _device(request.device)
+    device = device_of(request.device)
     images = find_images(request.images, request.per_class)
     clock = Clock()
     with clock("model"):
@@ -111,11 +121,11 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
     quarantined = [v for v in verdicts if isinstance(v, Quarantined)]
     if not kept:
         first = quarantined[0]
-        raise ValueError(
+        raise ImageSourceError(
             f"none of the {len(quarantined)} pictures in {images.source} can be read; "
             f"the first, {first.id}: {first.reason}"
         )
-    labels = _labels(request, vit, kept)
+    labels = labels_of(request, vit, kept)
     masks = None
     if request.masks is not None and "patterns" not in request.skip:
         with clock("masks"):
@@ -124,14 +134,14 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
         progress("certificate", 0, 1, "model")
         certificate = certify(vit, seen_pixels(vit, kept[:CERTIFICATE_IMAGES]))
         progress("certificate", 1, 1, "model")
-    start = _known_at_start(vit, kept, labels)
-    sizes = _sizes(vit, start)
-    attention = _attention(request, settings, sizes)
+    start = known_at_start(vit, kept, labels)
+    sizes = sizes_of(vit, start)
+    attention = attention_of(request, settings, sizes)
     left_out = analysis.left_out(vit)
     if attention == "rebuilt":
         left_out = left_out | {"attention": "it is rebuilt from the residual stream when it is read"}
     attrs = {
-        "model": _described(vit),
+        "model": described(vit),
         "weights": asdict(weights),
         "images": {
             "folder": images.source.name,
@@ -202,7 +212,7 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
-def _known_at_start(vit: ViT, kept: Sequence[Kept], labels: Labels) -> dict[str, np.ndarray]:
+def known_at_start(vit: ViT, kept: Sequence[Kept], labels: Labels) -> dict[str, np.ndarray]:
     """The arrays that need no computing, by name."""
     metrics = analysis.metrics_of(vit)
     vectors = (("pruned_probability",) if "probability" in metrics else ()) + metrics
@@ -217,7 +227,7 @@ def _known_at_start(vit: ViT, kept: Sequence[Kept], labels: Labels) -> dict[str,
     return start | ({"class": _text(labels.classes)} if labels.classes else {})
 
 
-def _labels(request: StudyRequest, vit: ViT, kept: Sequence[Kept]) -> Labels:
+def labels_of(request: StudyRequest, vit: ViT, kept: Sequence[Kept]) -> Labels:
     """What is known of each image's class.
 
     Without a classifier nothing is predicted, so nothing needs matching: the folders themselves are the classes.
@@ -244,7 +254,7 @@ def _class_names(request: StudyRequest, vit: ViT) -> ClassNames:
     return ClassNames(*known)
 
 
-def _sizes(vit: ViT, start: dict[str, np.ndarray]) -> dict[str, int]:
+def sizes_of(vit: ViT, start: dict[str, np.ndarray]) -> dict[str, int]:
     """Size of every dimension that the study has."""
     height, width = vit.input_size
     thumb_height, thumb_width = thumbnail_size(vit)
@@ -275,7 +285,7 @@ def _sizes(vit: ViT, start: dict[str, np.ndarray]) -> dict[str, int]:
     return schema.all_sizes(sizes)
 
 
-def _attention(request: StudyRequest, settings: Settings, sizes: dict[str, int]) -> str:
+def attention_of(request: StudyRequest, settings: Settings, sizes: dict[str, int]) -> str:
     """Whether the attention matrices are stored, or rebuilt when read."""
     if request.attention != "auto":
         return request.attention
@@ -283,7 +293,7 @@ def _attention(request: StudyRequest, settings: Settings, sizes: dict[str, int])
     return "stored" if size <= settings.attention_limit_gb * 1e9 else "rebuilt"
 
 
-def _described(vit: ViT) -> dict[str, Any]:
+def described(vit: ViT) -> dict[str, Any]:
     """The model, in plain JSON."""
     config = vit.preprocessing
     return {
@@ -309,11 +319,11 @@ def _described(vit: ViT) -> dict[str, Any]:
     }
 
 
-def _device(wanted: str) -> str:
+def device_of(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("--device cuda, but torch sees no GPU here; use --device cpu, or auto")
+        raise DeviceError("--device cuda, but torch sees no GPU here; use --device cpu, or auto")
     return wanted
 
 

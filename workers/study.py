@@ -1,16 +1,18 @@
 """How does a study come to be? Units of images are computed and written, stages make maps of all, the whole published.
 
-Each step says how far it is through `Progress`, and may be stopped between batches. Run again after a stop or a crash,
-it goes on where it was.
+`run` does all of it here and now. The queue takes the same in pieces: `begin` once, then `do` each of `pieces`, in
+any process. Each piece says how far it is through `Progress`, and may be stopped between batches. Run again after a
+stop or a crash, it goes on where it was.
 """
 
 import hashlib
+import math
 import platform
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,7 +29,9 @@ from store import schema
 from store.attempt import Attempt
 from store.errors import DiskFullError, StudyNotFoundError
 from store.manifest import Manifest
+from store.staging import nothing
 from store.study import Study, open_published
+from store.work import Step
 from workers.memory import forget_peak, peak_mb
 from workers.prepare import Prepared, Progress, nbytes, seen_pixels, versions
 from workers.stages import STAGES, Stage, Task
@@ -36,6 +40,10 @@ from workers.stages import STAGES, Stage, Task
 CHANCE_LEVEL = 0.01
 # Attention in float16 behind Blosc's shuffle and zstd takes at least a sixth of itself on the models tried.
 BEST_COMPRESSION = 6
+
+# Phases of a study's job: its plan is 0. Stages follow the gathering, each a phase of its own, and publishing is last.
+UNITS, GATHER = 1, 2
+PUBLISH = GATHER + 1 + len(STAGES)
 
 
 class StudyExistsError(ValueError):
@@ -99,42 +107,100 @@ def run(
         StudyExistsError: As `published`.
         DiskFullError: There is no room for it; the message says how much is needed.
     """
+    with begin(prepared) as attempt:
+        count = len(prepared.kept)
+        steps = pieces(prepared, attempt)
+        done = count - sum(step.images for step in steps)
+        told = done > 0
+        if attempt.units:
+            progress("heads", done, count, "images")
+        for step in steps:
+            do(step, prepared, attempt, progress, check)
+            if step.phase == UNITS:
+                done += step.images
+                progress("heads", done, count, "images")
+            if not told:
+                told = True
+                first = price_of(prepared, attempt, step.number)
+                refuse_small_disk(prepared, first.bytes)
+                tell_price(first)
+    return Manifest.load(prepared.study)
+
+
+def begin(prepared: Prepared, job: str | None = None) -> Attempt:
+    """The attempt at what is missing of the study: the one that was interrupted, else one that adds to what is
+    published, else a new one. Nobody else writes the study while it is open.
+
+    Args:
+        job: Id of the queue's job that it is begun for.
+    Raises:
+        StudyBusyError, StudyExistsError, DiskFullError: As `run`.
+    """
     before = published(prepared)
     attempt = Attempt.unfinished(prepared.study, prepared.plan)
-    if attempt is None and before is not None:
-        attempt = Attempt.extend(prepared.study, prepared.plan)
-    elif attempt is None:
-        refuse_small_disk(prepared)
-        attempt = _started(prepared, prepared.study)
-    with attempt:
-        run_facts = before.run if before else _units(prepared, attempt, progress, tell_price, check)
+    if attempt is not None:
+        attempt.note({"job": job})
+        return attempt
+    if before is not None:
+        return Attempt.extend(prepared.study, prepared.plan, {"job": job, "run": before.run})
+    refuse_small_disk(prepared)
+    ran: dict[str, Any] = {"began": _now(), "seconds": prepared.seconds}
+    if prepared.request.checkpoint is not None:
+        ran["checkpoint"] = str(prepared.request.checkpoint.resolve())  # where pruning on demand looks for it
+    facts = {"job": job, "run": ran}
+    return _started(prepared, prepared.study, facts)
+
+
+def pieces(prepared: Prepared, attempt: Attempt) -> list[Step]:
+    """What is still to be done, in order; those of one phase in any order, by any number of processes at once."""
+    steps = []
+    for unit in attempt.pending():
+        images = attempt.units[unit]
+        name = f"images {images.start} to {images.stop - 1}" if len(images) > 1 else f"image {images.start}"
+        steps.append(Step(UNITS, unit, name, len(images)))
+    if not attempt.gathered:
+        steps.append(Step(GATHER, 0, "gather"))
+    for number, stage in enumerate(STAGES):
+        if stage in _asked(prepared) and not set(_arrays(prepared, stage)) <= set(attempt.arrays):
+            steps.append(Step(GATHER + 1 + number, 0, stage.name))
+    return [*steps, Step(PUBLISH, 0, "publish")]
+
+
+def do(
+    step: Step,
+    prepared: Prepared,
+    attempt: Attempt,
+    progress: Progress,
+    check: Callable[[], None],
+    hold: Callable[[], None] = nothing,
+) -> None:
+    """Do one of `pieces`. One that is finished already is left as it is.
+
+    Args:
+        check: Called between batches; it may raise, to stop: what is finished is kept.
+        hold: Called right before anything of the step is placed; it raises if the step is another process's now.
+    Raises:
+        DiskFullError: There is no room; nothing of the step is there.
+        LostLeaseError: The step was taken over.
+    """
+    if step.phase == UNITS:
+        if not attempt.has_unit(step.number):
+            _unit(prepared, attempt, step.number, check, hold)
+        return
+    for unit in attempt.pending():  # what the disk lost, or spoiled, since it was written
+        _unit(prepared, attempt, unit, check, hold)
+    if step.phase == GATHER or not attempt.gathered:
         progress("gather", 0, 1, "arrays")
-        attempt.gather()
+        attempt.gather(hold)
         progress("gather", 1, 1, "arrays")
-        for stage in _asked(prepared):
-            if not set(_arrays(prepared, stage)) <= set(attempt.arrays):
-                _stage(prepared, attempt, stage, progress, check)
-        told = attempt.stages()
-        attrs = {} if before else _told_by_units(prepared, attempt)
-        attrs |= _told_by_stages(attempt)
-        attrs["left_out"] = prepared.attrs["left_out"] | _not_asked(prepared, attempt.arrays)
+    if step.phase == PUBLISH:
         progress("publish", 0, 1, "study")
-        manifest = attempt.publish(
-            attrs,
-            run_facts
-            | {
-                "headscope": version("headscope"),
-                "packages": versions(),
-                "plan": _plan_hash(prepared),
-                "finished": _now(),
-                "seconds": run_facts["seconds"] | {name: each["seconds"] for name, each in told.items()},
-                "peak_mb": run_facts.get("peak_mb", {}) | {name: each["peak_mb"] for name, each in told.items()},
-                "device": _device_name(prepared.vit.device),
-                "threads": torch.get_num_threads(),
-            },
-        )
+        _publish(prepared, attempt, hold)
         progress("publish", 1, 1, "study")
-        return manifest
+    elif step.phase != GATHER:
+        stage = STAGES[step.phase - GATHER - 1]
+        if not set(_arrays(prepared, stage)) <= set(attempt.arrays):
+            _stage(prepared, attempt, stage, progress, check, hold)
 
 
 def price(prepared: Prepared, progress: Progress, check: Callable[[], None]) -> Price:
@@ -147,9 +213,28 @@ def price(prepared: Prepared, progress: Progress, check: Callable[[], None]) -> 
         with _started(prepared, scratch / prepared.study.name) as attempt:
             _unit(prepared, attempt, 0, check)
             progress("heads", len(attempt.units[0]), len(prepared.kept), "images")
-            return _price(prepared, attempt)
+            return price_of(prepared, attempt, 0)
     finally:
         shutil.rmtree(scratch)
+
+
+def price_of(prepared: Prepared, attempt: Attempt, unit: int) -> Price:
+    """Of the whole study, from what one finished unit took."""
+    facts = attempt.unit_facts(unit)
+    assert facts is not None
+    count, first = len(prepared.kept), facts["images"]
+    whole = sum(nbytes(n, prepared.sizes) for n in prepared.arrays if schema.SCHEMA[n].written != "unit")
+    by_array = attempt.unit_bytes(unit)
+    attention = by_array.get("attention", 0) * count // first
+    return Price(
+        images=count,
+        bytes=whole + sum(by_array.values()) * count // first,
+        seconds=facts["seconds"] / first * count,
+        mapped=0 if prepared.request.skip else count * prepared.sizes["layer"] * prepared.sizes["head"],
+        attention=prepared.attention,
+        attention_bytes=attention,
+        unit_images=prepared.unit_images,
+    )
 
 
 def refuse_small_disk(prepared: Prepared, needed: int | None = None) -> None:
@@ -177,35 +262,51 @@ def refuse_small_disk(prepared: Prepared, needed: int | None = None) -> None:
         )
 
 
-def _units(
-    prepared: Prepared,
-    attempt: Attempt,
-    progress: Progress,
-    tell_price: Callable[[Price], None],
-    check: Callable[[], None],
-) -> dict[str, Any]:
-    """Compute and write the units that are not finished; return the facts of this run."""
-    began = _now()
-    forget_peak()
-    done = len(prepared.kept) - sum(len(attempt.units[u]) for u in attempt.pending())
-    priced = done > 0
-    progress("heads", done, len(prepared.kept), "images")
-    for unit in attempt.pending():
-        _unit(prepared, attempt, unit, check)
-        done += len(attempt.units[unit])
-        progress("heads", done, len(prepared.kept), "images")
-        if not priced:
-            priced = True
-            first = _price(prepared, attempt)
-            refuse_small_disk(prepared, first.bytes)
-            tell_price(first)
-    seconds = sum(facts["seconds"] for facts in attempt.facts())
-    return {
-        "began": began,
-        "seconds": prepared.seconds | {"heads": seconds},
-        "peak_mb": {"heads": peak_mb()},
-        "images_per_second": len(prepared.kept) / seconds,
+def _publish(prepared: Prepared, attempt: Attempt, hold: Callable[[], None]) -> None:
+    attrs = _told_by_units(prepared, attempt) if attempt.units else {}
+    attrs |= _told_by_stages(attempt)
+    attrs["left_out"] = prepared.attrs["left_out"] | _not_asked(prepared, attempt.arrays)
+    facts = _run_facts(attempt) | {"packages": versions(), "plan": _plan_hash(prepared), "finished": _now()}
+    attempt.publish(attrs, facts | {"headscope": version("headscope")}, hold)
+
+
+def _run_facts(attempt: Attempt) -> dict[str, Any]:
+    """What it took, as those say who did it, and as the run said that published what this attempt adds to.
+
+    "seconds" of the heads are those in which at least one process was at it, by each host's own clock.
+    """
+    before, units, stages = attempt.begun["run"], attempt.facts(), attempt.stages()
+    facts: dict[str, Any] = before | {
+        "seconds": before["seconds"] | {name: told["seconds"] for name, told in stages.items()},
+        "peak_mb": before.get("peak_mb", {}) | {name: told["peak_mb"] for name, told in stages.items()},
     }
+    if units:
+        seconds = _covered((told["began"], told["began"] + told["seconds"]) for told in units)
+        peaks = [told["peak_mb"] for told in units if told["peak_mb"] is not None]
+        facts["seconds"] |= {"heads": seconds}
+        facts["peak_mb"] |= {"heads": max(peaks, default=None)}
+        facts["images_per_second"] = sum(told["images"] for told in units) / seconds
+    by = [*units, *stages.values()]
+    if by:
+        facts["device"] = ", ".join(sorted({told["device"] for told in by}))
+        facts["threads"] = max(told["threads"] for told in by)
+    return facts
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How long at least one of the spans was open."""
+    covered, until = 0.0, -math.inf
+    for start, stop in sorted(spans):
+        covered += max(0.0, stop - max(start, until))
+        until = max(until, stop)
+    return covered
+
+
+def _took(prepared: Prepared, began: float) -> dict[str, Any]:
+    """Facts of what this process did since `began`, by its monotonic clock, and since the peak was forgotten."""
+    seconds = round(time.perf_counter() - began, 3)
+    device = _device_name(prepared.vit.device)
+    return {"seconds": seconds, "peak_mb": peak_mb(), "device": device, "threads": torch.get_num_threads()}
 
 
 def _told_by_units(prepared: Prepared, attempt: Attempt) -> dict[str, Any]:
@@ -216,7 +317,14 @@ def _told_by_units(prepared: Prepared, attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _stage(prepared: Prepared, attempt: Attempt, stage: Stage, progress: Progress, check: Callable[[], None]) -> None:
+def _stage(
+    prepared: Prepared,
+    attempt: Attempt,
+    stage: Stage,
+    progress: Progress,
+    check: Callable[[], None],
+    hold: Callable[[], None],
+) -> None:
     """Run and write one stage."""
     task = Task(
         study=attempt.so_far(),
@@ -229,8 +337,7 @@ def _stage(prepared: Prepared, attempt: Attempt, stage: Stage, progress: Progres
     forget_peak()
     began = time.perf_counter()
     arrays, attrs = stage.run(task)
-    took = {"seconds": round(time.perf_counter() - began, 3), "peak_mb": peak_mb()}
-    attempt.write_stage(stage.name, arrays, {"attrs": attrs, **took})
+    attempt.write_stage(stage.name, arrays, {"attrs": attrs, **_took(prepared, began)}, hold)
 
 
 def _told_by_stages(attempt: Attempt) -> dict[str, Any]:
@@ -266,16 +373,19 @@ def _not_asked(prepared: Prepared, there: list[str]) -> dict[str, str]:
     return {name: why for name, why in reasons.items() if why is not None and name not in there}
 
 
-def _started(prepared: Prepared, study: Path) -> Attempt:
+def _started(prepared: Prepared, study: Path, facts: dict[str, Any] | None = None) -> Attempt:
     of_units = [name for name in prepared.arrays if schema.SCHEMA[name].written != "end"]
     return Attempt.start(
-        study, prepared.plan, prepared.sizes, prepared.attrs, prepared.start, of_units, prepared.unit_images
+        study, prepared.plan, prepared.sizes, prepared.attrs, prepared.start, of_units, prepared.unit_images, facts
     )
 
 
-def _unit(prepared: Prepared, attempt: Attempt, unit: int, check: Callable[[], None]) -> None:
+def _unit(
+    prepared: Prepared, attempt: Attempt, unit: int, check: Callable[[], None], hold: Callable[[], None] = nothing
+) -> None:
     """Compute and write one unit."""
-    began = time.perf_counter()
+    forget_peak()
+    at, began = time.time(), time.perf_counter()
     images = attempt.units[unit]
     check()
     pixels = seen_pixels(prepared.vit, prepared.kept[images.start : images.stop])
@@ -289,9 +399,8 @@ def _unit(prepared: Prepared, attempt: Attempt, unit: int, check: Callable[[], N
     )
     size = thumbnail_size(prepared.vit)
     arrays |= {"pixels": pixels, "thumbnail": np.stack([thumbnail(p, size) for p in pixels])}
-    facts = {"images": len(images), "nonfinite": _where_nonfinite(arrays, images)}
-    # The batch is not a fact of the unit: equal units must give equal bytes.
-    attempt.write_unit(unit, arrays, facts | {"seconds": time.perf_counter() - began})
+    facts = {"images": len(images), "nonfinite": _where_nonfinite(arrays, images), "began": at}
+    attempt.write_unit(unit, arrays, facts | _took(prepared, began), hold)
 
 
 def _where_nonfinite(arrays: dict[str, np.ndarray], images: range) -> dict[str, list[int]]:
@@ -332,28 +441,6 @@ def _accuracy(prepared: Prepared, study: Study) -> dict[str, Any] | None:
         "images": len(label),
         "near_chance": bool(chance > CHANCE_LEVEL),
     }
-
-
-def _price(prepared: Prepared, attempt: Attempt) -> Price:
-    """Of the whole study, from what the attempt's first unit took."""
-    count, first = len(prepared.kept), len(attempt.units[0])
-    once = {n for n in prepared.arrays if schema.SCHEMA[n].written != "unit"}
-    whole = sum(nbytes(n, prepared.sizes) for n in once)
-    by_array = {
-        n: sum(f.stat().st_size for f in (attempt.path / n).rglob("c*") if f.is_file())
-        for n in prepared.arrays
-        if n not in once
-    }
-    attention = by_array.get("attention", 0) * count // first
-    return Price(
-        images=count,
-        bytes=whole + sum(by_array.values()) * count // first,
-        seconds=attempt.facts()[0]["seconds"] / first * count,
-        mapped=0 if prepared.request.skip else count * prepared.sizes["layer"] * prepared.sizes["head"],
-        attention=prepared.attention,
-        attention_bytes=attention,
-        unit_images=prepared.unit_images,
-    )
 
 
 def _now() -> str:

@@ -42,6 +42,8 @@ window.dash_clientside = window.dash_clientside || {};
         }
         if (event.key === "?") {
             document.getElementById("help-open").click();
+        } else if (document.documentElement.dataset.page !== "workspace") {
+            return; // arrows move in lists and tables there
         } else if (event.key === "/") {
             event.preventDefault();
             document.getElementById("image-card-search").focus();

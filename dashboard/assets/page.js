@@ -1,8 +1,43 @@
-/* What does the page do without the server? Theme, address and history, thumbnails under the pointer. */
+/* What does the page do without the server? Theme, pages, address and history, thumbnails under the pointer. */
 window.dash_clientside = window.dash_clientside || {};
 (() => {
     const idle = () => window.dash_clientside.no_update;
     const indexOf = point => point.pointIndex ?? point.pointNumber;
+
+    // --- pages: one document, and the one that the address names is shown ---
+    const PAGES = {"/jobs": ["jobs", "Jobs"], "/new": ["new", "New study"]};
+    const root = document.documentElement;
+    const set = (id, data) => window.dash_clientside.set_props(id, {data});
+    let workspace = {search: "", title: "Headscope"}; // as it was left
+    let visits = 0;
+
+    /* Shows the page that the address names. */
+    function show() {
+        const [page, title] = PAGES[location.pathname] ?? ["workspace", ""];
+        root.dataset.page = page;
+        document.title = title ? `${title} · Headscope` : workspace.title;
+        for (const link of document.querySelectorAll(".pages a")) {
+            link.toggleAttribute("aria-current", link.pathname === location.pathname);
+        }
+    }
+
+    /* The same after a link, or back and forward: what the page shows follows the address. */
+    function arrive() {
+        show();
+        dispatchEvent(new Event("headscope-page"));
+        if (root.dataset.page === "workspace") {
+            set("url", {search: location.search});
+        } else if (root.dataset.page === "new") {
+            set("new-study-opened", ++visits);
+        }
+    }
+
+    function go(href) {
+        history.pushState(null, "", href);
+        arrive();
+    }
+
+    show(); // before anything is painted
 
     /* A tooltip's three properties: the picture of an image, lines of [class, text], and what is known of the image. */
     async function tooltip(point, pictures, index, first = []) {
@@ -20,19 +55,29 @@ window.dash_clientside = window.dash_clientside || {};
     window.dash_clientside.page = {
         /* The theme's name; a click on the switch takes the other one and keeps it in this browser. */
         theme(clicks) {
-            const root = document.documentElement.dataset;
             if (clicks) {
-                root.bsTheme = root.bsTheme === "dark" ? "light" : "dark";
-                localStorage.setItem("headscope-theme", root.bsTheme);
+                root.dataset.bsTheme = root.dataset.bsTheme === "dark" ? "light" : "dark";
+                localStorage.setItem("headscope-theme", root.dataset.bsTheme);
             }
-            return root.bsTheme;
+            return root.dataset.bsTheme;
         },
 
-        search: () => ({search: location.search}),
+        /* Called once, when the page is there: what the address asks of the workspace, if that is what it names. */
+        search() {
+            arrive();
+            return root.dataset.page === "workspace" ? {search: location.search} : idle();
+        },
 
         /* A gesture adds to the history; what was found from the address only completes it. */
         address(to) {
             if (!to) {
+                return;
+            }
+            workspace = to;
+            if (root.dataset.page !== "workspace") {
+                if (!to.replace) { // a study was picked on another page
+                    go("/" + to.search);
+                }
                 return;
             }
             document.title = to.title;
@@ -40,6 +85,8 @@ window.dash_clientside = window.dash_clientside || {};
                 history[to.replace ? "replaceState" : "pushState"](null, "", location.pathname + to.search);
             }
         },
+
+        go,
 
         /* Tooltip of the image under the pointer: whether it shows, where, and what. */
         thumbnail(hover, pictures) {
@@ -67,7 +114,18 @@ window.dash_clientside = window.dash_clientside || {};
         },
     };
 
-    addEventListener("popstate", () => window.dash_clientside.set_props("url", {data: {search: location.search}}));
+    addEventListener("popstate", arrive);
+
+    // Links between pages open no new document; the workspace is as it was left.
+    document.addEventListener("click", event => {
+        const link = event.target.closest?.("a[href]");
+        const plain = event.button === 0 && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
+        if (!link || !plain || link.target || link.origin !== location.origin || !(link.pathname === "/" || link.pathname in PAGES)) {
+            return;
+        }
+        event.preventDefault();
+        go(link.pathname === "/" && !link.search ? "/" + workspace.search : link.pathname + link.search);
+    });
 
     // A picked study keeps the focus, and with it the arrow keys.
     addEventListener("change", event => event.target.tagName === "SELECT" && event.target.blur());

@@ -8,7 +8,8 @@ import numpy as np
 from dash import Dash, Input, Output, html
 
 from dashboard.data import Array, Shelf, StudyFacts, Summary, large, of_image, ranks, read, summary
-from dashboard.selection import SELECTION, Selection
+from dashboard.selection import CARDS, SELECTION, Selection
+from dashboard.views import choice, pruning
 from dashboard.views.panel import panel, shown
 from dashboard.words import METRICS, MIXED, QUANTITIES, count, number, share
 from store.errors import StoreError
@@ -18,11 +19,15 @@ TABLE = "head-card-table"
 PATTERNS = "head-card-patterns"
 READING = "head-card-reading"
 LABEL = "head-card-label"
+NUMBERS = "head-card-numbers"
+CARD = "card"
 
 
 def layout() -> html.Section:
-    body = [html.Div(id=TABLE), html.Div(id=PATTERNS, className="patterns")]
-    return panel("head-card", "Selected head", READING, body, html.Span(id=LABEL, className="selected"))
+    numbers = html.Div([html.Div(id=TABLE), html.Div(id=PATTERNS, className="patterns")], id=NUMBERS)
+    cards = choice.layout(CARD, {card: card for card in CARDS}, "What is shown of the head")
+    tools = [html.Span(id=LABEL, className="selected"), cards]
+    return panel("head-card", "Selected head", READING, [numbers, pruning.layout()], tools)
 
 
 def register(app: Dash, shelf: Shelf) -> None:
@@ -30,16 +35,22 @@ def register(app: Dash, shelf: Shelf) -> None:
         Output(TABLE, "children"),
         Output(PATTERNS, "children"),
         Output(LABEL, "children"),
+        Output(NUMBERS, "hidden"),
+        Output(pruning.BODY, "hidden"),
         Output(READING, "children"),
         Input(SELECTION, "data"),
     )
-    def draw(data: object) -> tuple[Any, Any, Any, Any]:
+    def draw(data: object) -> tuple[Any, ...]:
         def view(facts: StudyFacts, chosen: Selection) -> tuple[Any, Any]:
+            if chosen.card == "pruning":
+                return ("", "", chosen.label, True, False), ""  # it has its own line on how to read it
             numbers, named = table(rows(facts, chosen), chosen), patterns(facts, chosen)
-            return (numbers, named, chosen.label), reading(facts, chosen)
+            return (numbers, named, chosen.label, False, True), reading(facts, chosen)
 
-        (body, named, label), said = shown(shelf, data, view, ("", "", ""))
-        return body, named, label, said
+        drawn, said = shown(shelf, data, view, ("", "", "", False, True))
+        return *drawn, said
+
+    choice.register(app, shelf, CARD, lambda facts: {})
 
 
 def reading(facts: StudyFacts, chosen: Selection) -> str:

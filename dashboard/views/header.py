@@ -15,6 +15,8 @@ from dashboard.words import count, percent
 from store.study import StudyEntry
 
 STUDY = "study"
+STUDIES = "studies-mark"  # changes whenever a study is published or removed
+JOBS = "jobs-count"
 FACTS = "study-facts"
 CAVEATS = "study-caveats"
 THEME = "theme"  # "light" or "dark"; kept in this browser, no part of the selection
@@ -30,13 +32,17 @@ PAPER = "How Does Attention Work in Vision Transformers? A Visual Analytics Atte
 def layout(entries: list[StudyEntry]) -> html.Header:
     return html.Header(
         [
-            html.H1([html.I(className="mark"), "Headscope"], className="brand"),
-            dbc.Select(id=STUDY, options=options(entries), size="sm", className="study-picker"),
+            html.H1(html.A([html.I(className="mark"), "Headscope"], href="/"), className="brand"),
+            dbc.Select(
+                id=STUDY, options=options(entries), size="sm", className="study-picker", placeholder="open a study"
+            ),
             html.Div(id=FACTS, className="study-facts"),
             html.Div(id=CAVEATS, className="caveats"),
+            html.Nav([html.A("New study", href="/new"), html.A("Jobs", href="/jobs", id=JOBS)], className="pages"),
             html.Button("◐", id=TOGGLE, className="icon", title="Light or dark", **{"aria-label": "Light or dark"}),
             html.Button("?", id=HELP_OPEN, className="icon", title="Help (?)", **{"aria-label": "Help"}),
             dcc.Store(id=THEME),
+            dcc.Store(id=STUDIES),
             help_window(),
         ],
         className="top",
@@ -51,6 +57,10 @@ def register(app: Dash, shelf: Shelf) -> None:
             return study_line(facts), [part for caveat in found for part in _chip(caveat)]
 
         return shown(shelf, data, view, "")
+
+    @app.callback(Output(STUDY, "options"), Input(STUDIES, "data"), prevent_initial_call=True)
+    def offer(mark: object) -> list[dict[str, Any]]:
+        return options(shelf.entries())
 
     app.clientside_callback(ClientsideFunction("page", "theme"), Output(THEME, "data"), Input(TOGGLE, "n_clicks"))
 

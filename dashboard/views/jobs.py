@@ -1,0 +1,432 @@
+"""What is being computed, what waits, and what came of it? The jobs of the ledger, as they change.
+
+The page asks `/jobs.json` again and again (assets/jobs.js), from here come the words of the answer: a row a job, who
+works, and by which mark each browser knows that something is new.
+"""
+
+import getpass
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import dash_ag_grid as dag
+from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
+from dash.exceptions import PreventUpdate
+from flask import Flask, Response, jsonify, request
+
+from dashboard.data import Shelf
+from dashboard.views.panel import problem
+from dashboard.words import ago, count, duration, megabytes, number
+from store.paths import manifest_path
+from store.settings import Settings
+from store.work import ENDED, Job, JobNotFoundError, WorkerSeen
+from workers.jobs import KINDS, QUEUES, PriceRequest, PruneRequest, StudyRequest, from_json
+from workers.queue import Desk
+
+PAGE = "jobs"
+GRID = "jobs-grid"
+SHOWN = "jobs-shown"  # which kinds
+WORKERS = "jobs-workers"
+AWAY = "jobs-away"  # that the server does not answer
+NONE = "jobs-none"  # what to do while there is no job
+NONE_SAID = "jobs-none-said"
+DETAIL = "jobs-detail"
+CHOSEN = "jobs-chosen"  # {"job": id, "mark": of its state}: what the detail is of
+SAID = "jobs-said"  # what became of a press on "cancel"
+
+# What can be shown, and the kinds of jobs that it has. Prices are asked for by the page itself: only "all" has them.
+SHOWN_KINDS = {"study": ("study",), "prune": ("prune",), "all": KINDS}
+SHOWN_LABELS = {"study": "Studies", "prune": "Prunings", "all": "All"}
+KIND_LABELS = {"study": "study", "price": "price", "prune": "pruning"}
+MARKS = {"queued": "○", "running": "◐", "done": "✓", "failed": "✕", "cancelled": "⊘"}
+NO_JOB = {"study": "No study has been asked for yet.", "prune": "No pruning has been asked for yet."}
+
+MARK_DIGITS = 12
+IMAGES_STEP = "images "  # how the names of units of images begin
+
+# Columns of the grid: field, title, width, and what the browser does with it (assets/jobs.js).
+COLUMNS: list[dict[str, Any]] = [
+    {"field": "order", "hide": True, "sort": "asc"},
+    {"field": "title", "headerName": "Job", "flex": 3, "minWidth": 180, "cellRenderer": "JobTitle"},
+    {"field": "kind", "headerName": "Kind", "width": 84, "hide": True},
+    {"field": "who", "headerName": "Asked by", "width": 104, "tooltipField": "who"},
+    {"field": "state", "headerName": "State", "width": 112, "cellRenderer": "JobState"},
+    {"field": "progress", "headerName": "Progress", "flex": 3, "minWidth": 230, "cellRenderer": "JobProgress"},
+    {"field": "rate", "headerName": "Images/s", "width": 88, "type": "rightAligned"},
+    {"field": "eta", "headerName": "Left", "width": 84, "type": "rightAligned"},
+    {"field": "place", "headerName": "Queue", "width": 92},
+    {"field": "submitted", "headerName": "Asked", "width": 104, "cellRenderer": "JobTime"},
+    {"field": "actions", "headerName": "", "width": 168, "cellRenderer": "JobActions", "cellClass": "actions"},
+]  # fmt: skip
+# Of the page's own variables, so that it follows light and dark without being told.
+THEME = """themeQuartz.withParams({
+    backgroundColor: 'var(--panel)', foregroundColor: 'var(--text)', chromeBackgroundColor: 'var(--panel)',
+    headerTextColor: 'var(--muted)', headerFontWeight: 400, borderColor: 'var(--line)', accentColor: 'var(--muted)',
+    rowHoverColor: 'var(--page)', selectedRowBackgroundColor: 'var(--page)', fontFamily: 'inherit', fontSize: 13,
+    headerFontSize: 12, spacing: 5, rowHeight: 32, headerHeight: 30, wrapperBorder: false, wrapperBorderRadius: 0,
+    columnBorder: false, iconSize: 12, headerColumnResizeHandleColor: 'transparent',
+    tooltipBackgroundColor: 'var(--panel)', tooltipTextColor: 'var(--text)'
+})"""
+
+
+def layout() -> html.Main:
+    shown = dcc.RadioItems(
+        id=SHOWN, options=SHOWN_LABELS, value="study", inline=True, className="choice radios", labelClassName="option"
+    )
+    grid = dag.AgGrid(
+        id=GRID,
+        rowData=[],
+        columnDefs=COLUMNS,
+        defaultColDef={
+            "resizable": True,
+            "sortable": False,
+            "suppressMovable": True,
+            "suppressHeaderMenuButton": True,
+            "cellDataType": False,
+        },
+        getRowId="params.data.id",
+        dashGridOptions={
+            "theme": {"function": THEME},
+            "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
+            "animateRows": False,
+            "suppressNoRowsOverlay": True,
+            "tooltipShowDelay": 400,
+            "enableCellTextSelection": True,
+            "ensureDomOrder": True,
+        },
+        className="grid",
+        style={"height": "100%"},
+    )
+    none = [html.P(id=NONE_SAID), html.A("New study", href="/new", className="button")]
+    body = [
+        html.Header(
+            [
+                html.H2("Jobs"),
+                html.Div(shown, role="group", **{"aria-label": "Which jobs are shown"}),
+                html.Div(id=WORKERS, className="workers", role="status"),
+                html.Div(id=AWAY, className="away", role="status"),
+                html.Div(id=SAID, className="said", role="status"),
+            ]
+        ),
+        html.Div([grid, html.Div(none, id=NONE, className="none", hidden=True)], className="rows"),
+        html.Section(id=DETAIL, className="detail", hidden=True, **{"aria-label": "The selected job"}),
+        dcc.Store(id=CHOSEN),
+    ]
+    return html.Main(body, className="sheet jobs-page", id="jobs-page")
+
+
+def register(app: Dash, desk: Desk) -> None:
+    app.clientside_callback(ClientsideFunction("jobs", "show"), Input(SHOWN, "value"))
+    app.clientside_callback(ClientsideFunction("jobs", "choose"), Input(GRID, "selectedRows"))
+
+    @app.callback(Output(SAID, "children"), Input(GRID, "cellRendererData"), prevent_initial_call=True)
+    def cancel(pressed: object) -> Any:
+        job_id = pressed.get("rowId") if isinstance(pressed, dict) else None
+        asked = pressed.get("value") if isinstance(pressed, dict) else None
+        if not isinstance(job_id, str) or asked != "cancel":
+            raise PreventUpdate
+        try:
+            job = desk.cancel(job_id, who())
+        except JobNotFoundError:
+            return problem("there is no such job any more; reload the page")
+        return f"{job.title} is cancelled" if job.state == "cancelled" else f"{job.title} had ended before: {job.state}"
+
+    @app.callback(
+        Output(DETAIL, "children"), Output(DETAIL, "hidden"), Input(CHOSEN, "data"), prevent_initial_call=True
+    )
+    def show(chosen: object) -> tuple[Any, Any]:
+        job_id = chosen.get("job") if isinstance(chosen, dict) else None
+        if not isinstance(job_id, str) or not job_id:
+            return no_update, True
+        try:
+            job = desk.ledger.job(job_id)
+        except JobNotFoundError:
+            return [html.P("There is no such job in this ledger.", className="absent")], False
+        return detail(job, desk.ledger.now(), desk.settings), False
+
+
+def who() -> str:
+    """Who asks, where nobody signs in: the user that the server runs as."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have a number and no name
+        return "someone"
+
+
+# --- what the page asks for again and again ---
+
+
+def add_routes(server: Flask, shelf: Shelf, desk: Desk) -> None:
+    """`/jobs.json?shown=study&job=ID`: how many jobs are live, who works, the rows, and the mark of one job."""
+
+    @server.get("/jobs.json")
+    def jobs_json() -> Response:
+        told = heard(shelf, desk, request.args.get("shown", ""), request.args.get("job", ""))
+        answer: Response = jsonify(told)
+        answer.cache_control.no_cache = True
+        answer.add_etag()
+        answer.make_conditional(request)
+        return answer
+
+
+def heard(shelf: Shelf, desk: Desk, shown: str, watched: str) -> dict[str, Any]:
+    """What a page is told.
+
+    Args:
+        shown: Of SHOWN_KINDS; anything else asks for no rows.
+        watched: Id of the one job that the page follows.
+    """
+    ledger = desk.ledger
+    counts = ledger.counts()
+    told: dict[str, Any] = {
+        "live": counts.get("queued", 0) + counts.get("running", 0),
+        "running": counts.get("running", 0),
+        "studies": studies_mark(shelf),
+    }
+    if watched:
+        told["watched"] = {"job": watched, "mark": _mark_of(desk, watched)}
+    if shown in SHOWN_KINDS:
+        now = ledger.now()
+        told["rows"] = [row(job, now) for job in ledger.jobs(kinds=SHOWN_KINDS[shown])]
+        told["workers"], told["short"] = workers_line(ledger.workers())
+        told["none"] = NO_JOB.get(shown, "No job has been asked for yet.")
+    return told
+
+
+def _mark_of(desk: Desk, job_id: str) -> str:
+    try:
+        return _digest(repr(desk.ledger.job(job_id)))
+    except JobNotFoundError:
+        return "gone"
+
+
+def studies_mark(shelf: Shelf) -> str:
+    """Changes whenever a study is published, published anew or removed."""
+    try:
+        names = sorted(path.name for path in shelf.studies.iterdir())
+    except OSError:
+        return ""
+    return _digest(repr([(name, _published(shelf.studies / name)) for name in names]))
+
+
+def _published(study: Path) -> int:
+    try:
+        return manifest_path(study).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:MARK_DIGITS]
+
+
+# --- in words ---
+
+
+def row(job: Job, now: float) -> dict[str, Any]:
+    """One job in the table."""
+    left = job.eta if job.state == "running" else None
+    running = job.state == "running"
+    return {
+        "id": job.id,
+        "order": _order(job),
+        "title": job.title,
+        "href": study_href(job),
+        "kind": KIND_LABELS.get(job.kind, job.kind),
+        "who": job.who,
+        "state": {"mark": MARKS[job.state], "word": job.state},
+        "progress": progress(job),
+        "rate": number(job.images_per_second) if running and job.images_per_second else "",
+        "eta": "" if left is None else duration(left),
+        "place": place(job),
+        "submitted": {"at": job.submitted, "said": ago(now - job.submitted)},
+        "actions": "cancel" if job.state not in ENDED else "open" if study_href(job) else "",
+    }
+
+
+def _order(job: Job) -> float:
+    """Ascending: what runs, what waits in turn, what has ended, the last first."""
+    if job.state == "running":
+        return job.submitted
+    if job.state == "queued":
+        return 1e11 + (job.place or 0) * 1e6 + job.submitted / 1e6
+    return 1e12 - (job.finished or job.submitted)
+
+
+def study_href(job: Job) -> str:
+    """The address of the study that a job has made; empty if it has not made one."""
+    made = job.kind == "study" and job.state == "done"
+    return f"/?study={quote(job.title)}" if made else ""
+
+
+def place(job: Job) -> str:
+    """Where a waiting job stands in its queue."""
+    if job.state != "queued" or job.place is None:
+        return ""
+    return "next" if job.place == 0 else f"{job.place:,} before"
+
+
+def progress(job: Job) -> dict[str, Any]:
+    """How far a job is: `share` of 1 for the bar, and what is said beside it."""
+    if job.state == "done":
+        return {"share": 1, "said": _took(job)}
+    units = max(job.units_total, 1)
+    part = job.stage_done / job.stage_total if job.stage_total and job.workers else 0
+    share = min(1.0, (job.units_done + part) / units)
+    if job.state == "queued":
+        return {"share": share, "said": job.note or ""}
+    if job.state in ENDED:
+        return {"share": share, "said": job.cause or ""}
+    return {"share": share, "said": job.note if job.note and not job.workers else stage_line(job)}
+
+
+def stage_line(job: Job) -> str:
+    """What a running job is at: units of images, or another step and how far it is."""
+    stage = job.stage or "waits for a worker"
+    if stage.startswith(IMAGES_STEP) and job.units_total > 1:
+        return f"units {job.units_done:,} of {job.units_total:,} · images"
+    part = f" {100 * job.stage_done / job.stage_total:.0f}\u202f%" if job.stage_total else ""
+    counted = f" {job.counted}" if job.counted and job.counted != stage else ""
+    return f"{stage.replace('-', ' ')}{counted}{part}"
+
+
+def _took(job: Job) -> str:
+    if job.started is None or job.finished is None:
+        return ""
+    return f"took {duration(job.finished - job.started)}"
+
+
+def workers_line(seen: Sequence[WorkerSeen]) -> tuple[str, bool]:
+    """Who works, and whether a queue has nobody."""
+    missing = [queue for queue in QUEUES if not any(each.queue == queue for each in seen)]
+    if len(missing) == len(QUEUES):
+        return (
+            "No worker is running: jobs wait. Start one with `headscope serve` or `headscope worker --queue bulk`.",
+            True,
+        )
+    devices = sorted({each.device for each in seen})
+    alike = Counter(each.queue if len(devices) == 1 else f"{each.queue} ({each.device})" for each in seen)
+    said = ", ".join(f"{n} {name}" for name, n in sorted(alike.items(), reverse=True))
+    line = f"{said} {'worker' if len(seen) == 1 else 'workers'}" + (f" ({devices[0]})" if len(devices) == 1 else "")
+    waits = {"bulk": "studies", "interactive": "prices and prunings"}
+    for queue in missing:
+        line += f". No {queue} worker: {waits[queue]} wait; start one with `headscope worker --queue {queue}`"
+    return line, bool(missing)
+
+
+# --- one job ---
+
+
+def detail(job: Job, now: float, settings: Settings) -> list[Any]:
+    """Everything that is known of one job."""
+    close = html.Button("✕", id="jobs-close", className="icon", title="Close (Esc)", **{"aria-label": "Close"})
+    state = html.Span(f"{MARKS[job.state]} {job.state}", className=f"state {job.state}")
+    title = html.Header([html.H3(job.title), state, html.Code(job.id), *_open(job), close])
+    failed = [html.Div([html.H4("Why"), html.P(job.cause, className="problem" if job.state == "failed" else "")])]
+    log = [html.H4("Last lines of the log"), html.Pre(job.log, className="log", tabIndex=0)] if job.log else []
+    right = [*(failed if job.cause else []), *log]
+    parts = [
+        html.Div([html.H4("Asked for"), _list(asked_for(job, settings))]),
+        html.Div([html.H4("So far"), _list(times(job, now))]),
+        *([html.Div(right, className="why")] if right else []),
+    ]
+    return [title, html.Div(parts, className="parts")]
+
+
+def _open(job: Job) -> list[Any]:
+    return [html.A("Open the study", href=study_href(job), className="button")] if study_href(job) else []
+
+
+def _list(pairs: Iterable[tuple[str, str]]) -> html.Dl:
+    return html.Dl([part for term, said in pairs for part in (html.Dt(term), html.Dd(said, title=said))])
+
+
+def times(job: Job, now: float) -> list[tuple[str, str]]:
+    """When what happened, how far it is, and what was noted."""
+    found = [("Asked", f"{ago(now - job.submitted)}, by {job.who}")]
+    if job.started is not None:
+        waited = f"{ago(now - job.started)}, after {duration(job.started - job.submitted)} in the queue"
+        found.append(("Started", waited))
+    if job.finished is not None:
+        found.append(("Ended", f"{ago(now - job.finished)}" + (f", {_took(job)}" if job.started else "")))
+    if job.place is not None:
+        found.append(("Queue", f"{job.queue}, {place(job)}"))
+    if job.units_total > 1:
+        found.append(("Units", f"{job.units_done:,} of {job.units_total:,}"))
+    if job.images_total:
+        found.append(("Images", f"{job.images_done:,} of {job.images_total:,}"))
+    if job.state == "running":
+        found.append(("Now", f"{stage_line(job)}, {count(job.workers, 'worker')}"))
+        if job.beat is not None:
+            found.append(("Heard of", ago(now - job.beat)))
+    if job.note and job.state not in ENDED:
+        found.append(("Waits", job.note))
+    priced = job.facts.get("price")
+    if isinstance(priced, dict):
+        found.append(("Price", price_line(priced)))
+    return found
+
+
+def price_line(price: dict[str, Any]) -> str:
+    """What a study takes, as `workers.price` found it."""
+    bytes_, seconds, mapped = price.get("bytes"), price.get("seconds"), price.get("mapped")
+    parts = []
+    if isinstance(bytes_, int | float):
+        stored = price.get("attention_bytes") if price.get("attention") == "stored" else None
+        of_attention = f", of which attention {megabytes(stored)}" if isinstance(stored, int | float) else ""
+        parts.append(megabytes(bytes_) + of_attention)
+    if isinstance(seconds, int | float):
+        then = f", then names and maps of {mapped:,} heads" if isinstance(mapped, int) and mapped else ""
+        parts.append(f"about {duration(seconds)} on this worker{then}")
+    return " · ".join(parts) or "not known"
+
+
+def asked_for(job: Job, settings: Settings) -> list[tuple[str, str]]:
+    """A job's request in words; only what differs from what holds by itself."""
+    try:
+        asked = from_json(job.kind, job.request)
+    except ValueError as error:
+        return [("Request", str(error))]
+    if isinstance(asked, PruneRequest):
+        heads = ", ".join(f"L{layer}·H{head}" for layer, head in asked.heads[:8])
+        more = f" and {len(asked.heads) - 8:,} more" if len(asked.heads) > 8 else ""
+        found = [("Study", asked.study), ("Heads", heads + more), ("Images", f"{len(asked.images):,}")]
+        return [*found, ("Sets of regions", f"{len(asked.regions)}")]
+    return _of_study(asked.of if isinstance(asked, PriceRequest) else asked, settings)
+
+
+def _of_study(asked: StudyRequest, settings: Settings) -> list[tuple[str, str]]:
+    weights = "random, untrained" if asked.random_weights else "timm's own"
+    if asked.checkpoint is not None:
+        weights = _below(asked.checkpoint, settings.models, "models")
+    found = [("Model", asked.model), ("Weights", weights), ("Images", _below(asked.images, settings.images, "images"))]
+    if asked.per_class is not None:
+        found.append(("Per class", f"the first {asked.per_class:,}"))
+    if asked.masks is not None:
+        found.append(("Masks", _below(asked.masks, settings.images, "images")))
+    if asked.no_labels:
+        found.append(("Labels", "none: the folders are not labels"))
+    for term, path in (("Class names", asked.classes), ("Label map", asked.label_map)):
+        if path is not None:
+            found.append((term, _below(path, settings.images, "images")))
+    if asked.image_size is not None:
+        found.append(("Image size", "{} × {}".format(*asked.image_size)))
+    usual = {field.name: field.default for field in fields(StudyRequest)}
+    for term, name in (("Attention", "attention"), ("Device", "device"), ("Seed", "seed")):
+        if getattr(asked, name) != usual[name]:
+            found.append((term, str(getattr(asked, name))))
+    if asked.skip:
+        found.append(("Left out", ", ".join(sorted(asked.skip))))
+    return found
+
+
+def _below(path: Path, root: Path, role: str) -> str:
+    """A path as people know it: below the folder of its role, or whole."""
+    try:
+        return str(role / Path(path).absolute().relative_to(root.absolute()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,52 @@
+"""Who does a unit of a job? A module for each kind of job. They know torch, so they are imported when one is needed."""
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from store.ledger import Ledger
+from store.settings import Settings
+from store.work import Lease
+from workers.jobs import BULK, KINDS, queue_of
+from workers.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from workers.runner import Work
+
+Doer = Callable[[Lease, "Work"], None]
+
+# The modules whose `do` does the units of a kind.
+DOERS = {"study": "workers.study_units", "price": "workers.price", "prune": "workers.prune"}
+
+# What the processes of studies are niced to, so that they give way to what a person waits for.
+BULK_NICENESS = 19
+
+
+def doer(kind: str) -> Doer:
+    """What does the units of a kind of job."""
+    do: Doer = import_module(DOERS[kind]).do
+    return do
+
+
+def make_ready(settings: Settings, queue: str, ledger: Ledger) -> str:
+    """Load what this process needs to compute for `queue`, so that no unit waits for it; the name of its device.
+
+    The ledger is told which models there are: whoever asks for a job may have no timm to ask.
+    """
+    keep_freed_memory()
+    if queue == BULK:
+        os.nice(BULK_NICENESS)
+    import torch
+
+    from precompute.weights import supported_names
+
+    if queue == BULK and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // max(1, settings.bulk_workers)))
+    for kind in KINDS:
+        if queue_of(kind) == queue:
+            doer(kind)
+    names = supported_names()
+    if ledger.kept("models") != names:
+        ledger.keep("models", names)
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

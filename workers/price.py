@@ -1,0 +1,344 @@
+"""What would a study take? Refused as the study would be, and measured on a few of its pictures, in seconds.
+
+What is written is compressed in memory. What is computed is timed: the pass over the pictures, and a block of the model
+with as many pruned copies as go through it at a time; of these there are as many as there are heads and layers behind.
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from zarr.storage import MemoryStore
+
+from precompute.analysis import batch_for, exact_float32, left_out, of_batch
+from precompute.certificate import certify
+from precompute.model import ViT
+from precompute.preprocess import thumbnail, thumbnail_size
+from precompute.weights import Weights, check_name, open_model
+from store import paths, schema
+from store.errors import StoreError, StudyNotFoundError
+from store.settings import Settings
+from store.study import open_published
+from store.work import Lease
+from workers.decode import Kept as Picture
+from workers.decode import scan
+from workers.images import Entry, ImageSet, ImageSourceError, find_images
+from workers.jobs import SKIPPABLE, PriceRequest, StudyRequest, from_json
+from workers.kept import Kept
+from workers.masks import object_shares
+from workers.prepare import (
+    attention_of,
+    described,
+    device_of,
+    known_at_start,
+    labels_of,
+    nbytes,
+    seen_pixels,
+    sizes_of,
+    unit_size,
+)
+from workers.refusals import field_of
+from workers.runner import Work
+from workers.study import StudyExistsError
+from workers.study_model import MODEL_BYTES, MODEL_SHARE, model_bytes
+
+Plain = dict[str, Any]
+Array = np.ndarray
+
+STEPS = 5
+# Seconds for which a part of the model is run again and again; once, if it takes longer.
+LONG_ENOUGH = 0.1
+
+
+class RefusedError(ValueError):
+    """The study would be refused, for a reason that is none of its parts' own errors.
+
+    Attributes:
+        field: Of the request, that has to be changed.
+    """
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass
+class _Opened:
+    """A model that was opened, and whether it was proved to be itself."""
+
+    vit: ViT
+    weights: Weights
+    proved: bool = False
+
+
+_OPENED: Kept[_Opened] = Kept(lambda opened: model_bytes(opened.vit), MODEL_BYTES, MODEL_SHARE)
+
+
+def do(lease: Lease, work: Work) -> None:
+    """The one unit of a price. That the study would be refused is a result too."""
+    request = from_json(lease.kind, lease.request)
+    assert isinstance(request, PriceRequest)
+    try:
+        result = price_of(request.of, work.settings, work.check, work.progress)
+    except ValueError as error:
+        field = error.field if isinstance(error, RefusedError) else field_of(error, request.of)
+        if field is None:
+            raise
+        result = {"refused": {"field": field, "message": str(error)}}
+    work.finish(result=result)
+
+
+def price_of(
+    request: StudyRequest, settings: Settings, check: Callable[[], None], progress: Callable[[int, int, str], None]
+) -> Plain:
+    """What the study takes, in plain JSON: bytes of all of it, seconds of the units of images.
+
+    Args:
+        check: Called between steps; it may raise, to stop.
+        progress: Called with the steps done, of how many, and what they are.
+    Raises:
+        ValueError: The study would be refused; `RefusedError`, or what `field_of` knows.
+    """
+
+    def done(steps: int) -> None:
+        progress(steps, STEPS, "steps")
+        check()
+
+    study = paths.study_path(settings.studies, request.study)
+    _refuse_choices(request)
+    images = find_images(request.images, request.per_class)
+    done(1)
+    opened = _open(request)
+    vit = opened.vit
+    every = [Picture(entry.id, entry.path, entry.label, "0" * 64, 0, 0) for entry in images.entries]
+    labels = labels_of(request, vit, every)
+    done(2)
+    pictures, bad = _readable(images, batch_for(vit).images, check)
+    _refuse_masks(request, images, pictures, vit)
+    done(3)
+    sizes = sizes_of(vit, known_at_start(vit, every, labels))
+    attention = attention_of(request, settings, sizes)
+    exists = _is_published(study, request, opened, len(every), labels.rule, attention)
+    began = time.perf_counter()
+    pixels = seen_pixels(vit, pictures)
+    seen = {"pixels": pixels, "thumbnail": np.stack([thumbnail(each, thumbnail_size(vit)) for each in pixels])}
+    seconds = (time.perf_counter() - began) / len(pictures)
+    if not opened.proved:
+        certify(vit, pixels[:1])
+        opened.proved = True
+    done(4)
+    arrays, captured = _captured(vit, pixels, keep_attention=attention == "stored")
+    check()
+    seconds += captured + (_pruning_seconds(vit, arrays["residual"], check) if vit.num_classes else 0.0)
+    by_array, compressed = _compressed(arrays | seen, sizes)
+    seconds += compressed
+    done(STEPS)
+    count = len(every) - bad
+    written = [name for name in schema.SCHEMA if name not in left_out(vit)]
+    once = sum(nbytes(name, sizes) for name in written if schema.SCHEMA[name].written not in ("unit", "start"))
+    once += sum(each.nbytes for each in vit.rebuild_weights().values())
+    found = {
+        "study": request.study,
+        "bytes": round(once + count * sum(by_array.values())),
+        "attention": attention,
+        "attention_bytes": round(count * by_array.get("attention", 0)),
+        "seconds": round(count * seconds, 3),
+        "images": count,
+        "measured": len(pictures),
+        "mapped": 0 if request.skip else count * vit.num_layers * vit.num_heads,
+        "unit_images": unit_size(vit, batch_for(vit)),
+        "labels": labels.rule,
+        "classes": len(labels.classes),
+        "exists": exists,
+    }
+    if not exists:
+        _refuse_small_disk(study, found)
+    return found | ({"quarantined": bad} if bad else {})
+
+
+def _refuse_choices(request: StudyRequest) -> None:
+    """Refuse what is none of the choices, or no choice together."""
+    for field, given, choices in (
+        ("attention", request.attention, ("auto", "stored", "rebuilt")),
+        ("device", request.device, ("auto", "cpu", "cuda")),
+        *(("skip", each, SKIPPABLE) for each in request.skip),
+    ):
+        if given not in choices:
+            raise RefusedError(f"{field} is {given!r}; give {', '.join(choices)}", field)
+    if request.random_weights and request.checkpoint is not None:
+        raise RefusedError("random weights and a checkpoint exclude each other; give one of them", "checkpoint")
+
+
+def _open(request: StudyRequest) -> _Opened:
+    """The model of the request, from what is kept if its file has not changed."""
+    check_name(request.model)
+    device = device_of(request.device)
+    file = request.checkpoint
+    stamp = file.stat() if file is not None and file.is_file() else None
+    seed = request.seed if request.random_weights else None
+    key = (request.model, file, stamp and (stamp.st_mtime_ns, stamp.st_size), seed, request.image_size, device)
+    opened = _OPENED.get(key)
+    if opened is None:
+        opened = _Opened(
+            *open_model(request.model, checkpoint=file, random_seed=seed, image_size=request.image_size, device=device)
+        )
+        _OPENED.put(key, opened)
+    return opened
+
+
+def _readable(images: ImageSet, wanted: int, check: Callable[[], None]) -> tuple[list[Picture], int]:
+    """Some pictures that can be read, from all over the set, and how many that cannot were met on the way.
+
+    Raises:
+        ImageSourceError: None can be read.
+    """
+    entries, step = images.entries, max(1, len(images.entries) // wanted)
+    found: list[Picture] = []
+    bad: list[Any] = []
+    for entry in _spread(entries, step):
+        check()
+        (verdict,) = scan([entry])
+        if isinstance(verdict, Picture):
+            found.append(verdict)
+        else:
+            bad.append(verdict)
+        if len(found) == wanted:
+            break
+    if not found:
+        raise ImageSourceError(
+            f"none of the {len(bad)} pictures in {images.source} can be read; the first, {bad[0].id}: {bad[0].reason}"
+        )
+    return found, len(bad)
+
+
+def _spread(entries: Sequence[Entry], step: int) -> Iterator[Entry]:
+    """All entries: every `step`-th first."""
+    for start in range(step):
+        yield from entries[start::step]
+
+
+def _refuse_masks(request: StudyRequest, images: ImageSet, pictures: Sequence[Picture], vit: ViT) -> None:
+    """Refuse a folder of masks that has none for these pictures' set, or false ones for these pictures."""
+    if request.masks is None or "patterns" in request.skip:
+        return
+    names = {path.relative_to(request.masks).with_suffix("") for path in request.masks.rglob("*.[pP][nN][gG]")}
+    masked = [each for each in pictures if Path(each.id).with_suffix("") in names]
+    if masked or not any(Path(entry.id).with_suffix("") in names for entry in images.entries):
+        object_shares(request.masks, masked or pictures, vit)
+
+
+def _is_published(study: Path, request: StudyRequest, opened: _Opened, found: int, rule: str, attention: str) -> bool:
+    """Whether the study is there already, as far as can be told without reading all pictures.
+
+    Raises:
+        StudyExistsError: One is there that was made otherwise.
+    """
+    try:
+        known = open_published(study).attrs
+    except StudyNotFoundError:
+        return False
+    except StoreError as error:
+        raise RefusedError(str(error), "name") from error
+    asked = {"attention": attention, "seed": request.seed, "labels": rule, "device": opened.vit.device.type}
+    same = (
+        known["model"] == described(opened.vit)
+        and known["weights"] == asdict(opened.weights)
+        and known["images"]["found"] == found
+        and {name: known["settings"][name] for name in asked} == asked
+    )
+    if not same:
+        raise StudyExistsError(
+            f"study {study.name} is published already, made with another model, images or settings, and a published "
+            f"study never changes; give another name, or remove it with `headscope rm {study.name}`"
+        )
+    return True
+
+
+def _refuse_small_disk(study: Path, found: Plain) -> None:
+    folder = next(each for each in study.parents if each.exists())
+    free = shutil.disk_usage(folder).free
+    if found["bytes"] > free:
+        rebuilt = found["bytes"] - found["attention_bytes"] <= free
+        raise RefusedError(
+            f"the study needs about {found['bytes'] / 1e6:,.0f} MB and {folder} has {free / 1e6:,.0f} MB free; make "
+            "room, have attention rebuilt, or take fewer images",
+            "attention" if rebuilt else "images",
+        )
+
+
+class _Unclassified(ViT):
+    """A model taken without its classifier: its importance is that of its layers alone, with nothing run again."""
+
+    @property
+    def num_classes(self) -> int:
+        return 0
+
+
+@torch.inference_mode()
+def _captured(vit: ViT, pixels: Array, *, keep_attention: bool) -> tuple[dict[str, Array], float]:
+    """All that one pass over the pictures gives, by name, and the seconds of one picture."""
+    label = np.full(len(pixels), -1, np.int32)
+    began = _now(vit)
+    arrays = of_batch(_Unclassified(vit.model, vit.name), pixels, label, 1, keep_attention=keep_attention)
+    return arrays, (_now(vit) - began) / len(pixels)
+
+
+@torch.inference_mode()
+def _pruning_seconds(vit: ViT, residual: Array, check: Callable[[], None]) -> float:
+    """Seconds of one picture in which what lies behind each head is run without it.
+
+    Args:
+        residual: Of some pictures, (image, depth, token, channel).
+    """
+    batch, layers = batch_for(vit), vit.num_layers
+    copies = min(batch.chunk, batch.images * vit.num_heads)
+    stream = torch.from_numpy(residual[:, layers // 2]).to(vit.device).to(vit.dtype)
+    stream = stream[torch.arange(copies, device=vit.device) % len(stream)]
+    with exact_float32():
+        last = _seconds(vit, lambda: vit.read_out(vit.last_block(stream)), check)
+        block = _seconds(vit, lambda: vit.block(0, stream), check) if layers > 2 else 0.0
+        after = _seconds(vit, lambda: vit.after_attention(0, stream, stream), check) if layers > 1 else 0.0
+    # Head by head of layer i: the rest of its block, the blocks i + 1 to the last but one, and the last.
+    a_head = (layers - 1) * (after + last) + block * (layers - 1) * (layers - 2) / 2
+    return a_head * math.ceil(batch.images * vit.num_heads / copies) / batch.images
+
+
+def _seconds(vit: ViT, run: Callable[[], object], check: Callable[[], None]) -> float:
+    """Of one run, the first not counted."""
+    run()
+    began, runs = _now(vit), 0
+    while (took := _now(vit) - began) < LONG_ENOUGH or not runs:
+        check()
+        run()
+        runs += 1
+    return took / runs
+
+
+def _now(vit: ViT) -> float:
+    """The clock, once the device has done what it was told."""
+    if vit.device.type == "cuda":
+        torch.cuda.synchronize(vit.device)
+    return time.perf_counter()
+
+
+def _compressed(arrays: dict[str, Array], sizes: dict[str, int]) -> tuple[dict[str, float], float]:
+    """Bytes an image of each array that units write, compressed as in the store, and the seconds of all of an image."""
+    found, seconds = {}, 0.0
+    for name, array in arrays.items():
+        spec = schema.SCHEMA[name]
+        if spec.written == "unit":
+            objects: dict[str, Any] = {}
+            creation = schema.creation(spec, sizes | {"image": len(array)}, len(array))
+            made = zarr.create_array(MemoryStore(objects), **creation)
+            began = time.perf_counter()
+            made[:] = array
+            seconds += (time.perf_counter() - began) / len(array)
+            found[name] = sum(len(each) for key, each in objects.items() if key != "zarr.json") / len(array)
+    return found, seconds

@@ -1,0 +1,182 @@
+"""How does the queue compute a study? A unit at a time: the plan, then its pieces by any workers, or what a cancelled
+job leaves.
+
+What is finished is known by the study's own files, so a unit that was taken twice is done once. A worker that would not
+compute the very same as the plan says declines.
+"""
+
+import shutil
+from collections import OrderedDict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from store import paths
+from store.attempt import Attempt, forget
+from store.errors import DiskFullError, StoreError, StudyBusyError, StudyNotFoundError
+from store.ledger import CLEAN
+from store.manifest import Manifest
+from store.record import plan_record
+from store.work import CancelledError, Lease, LostLeaseError
+from workers import study as pipeline
+from workers.decode import ImageChangedError
+from workers.jobs import StudyRequest, from_json
+from workers.prepare import Prepared, Progress, prepare
+from workers.refusals import field_of
+from workers.runner import DeclineError, MistakeError, Work
+
+PLAN = 0  # its phase
+# Seconds until a unit is tried again, when there is no room, another writer, or only this worker is the matter.
+FULL, BUSY, OTHER = 15, 5, 15
+
+# What each job needs in memory, of the last jobs in this process; so a job is prepared once in each.
+KEPT_JOBS = 2
+_prepared: OrderedDict[str, Prepared] = OrderedDict()
+
+
+def do(lease: Lease, work: Work) -> None:
+    """Any unit of a study's job."""
+    request = from_json(lease.kind, lease.request)
+    assert isinstance(request, StudyRequest)
+    try:
+        {PLAN: plan, CLEAN.phase: clean}.get(lease.step.phase, unit)(lease, work, request)
+    except DiskFullError as error:
+        lacks = str(error).removeprefix("disk full: ").partition("; make room")[0]
+        raise DeclineError(f"disk full: {lacks}; the job goes on when there is room", FULL) from error
+    except StudyBusyError as error:
+        raise DeclineError(str(error), BUSY) from error
+    except ImageChangedError as error:
+        _prepared.pop(lease.job, None)
+        raise DeclineError(str(error), OTHER) from error
+
+
+def plan(lease: Lease, work: Work, request: StudyRequest) -> None:
+    """Prepare the study, begin or resume its attempt, and tell the ledger what is to be done."""
+    try:
+        prepared = _prepare(lease, work, request)
+        known = pipeline.published(prepared)
+    except ValueError as error:
+        field = field_of(error, request)
+        if field is None:
+            raise
+        raise MistakeError(str(error), field) from error
+    facts = {"study": prepared.study.name, "images": len(prepared.kept)}
+    if known is not None and not pipeline.missing(prepared):
+        work.note(facts)
+        work.finish(result=_result(known))
+        return
+    work.hold()
+    with pipeline.begin(prepared, lease.job) as attempt:  # nobody can join it before the ledger has the plan
+        try:
+            work.hold()
+            work.plan(pipeline.pieces(prepared, attempt), facts | {"attempt": attempt.number})
+        except CancelledError:
+            attempt.discard()
+            raise
+        except LostLeaseError:
+            if not attempt.resumed:  # else it is the next one's, who finds it
+                attempt.discard()
+            raise
+    work.finish()
+
+
+def unit(lease: Lease, work: Work, request: StudyRequest) -> None:
+    """Do one piece of the plan, unless it is done; after the first images, tell the price."""
+    folder = paths.study_path(work.settings.studies, request.study)
+    manifest = _published(folder, lease.facts["attempt"])
+    if manifest is not None:  # by a process that died since
+        shutil.rmtree(paths.work_path(folder, manifest.number), ignore_errors=True)
+    else:
+        prepared = _prepare_alike(lease, work, request, folder)
+        attempt = Attempt.join(folder, prepared.plan, lease.fence)
+        if attempt is None:
+            raise StoreError(
+                f"attempt-{lease.facts['attempt']} of study {folder.name} is not as it was begun: files are gone or "
+                "cut short; cancel the job and ask for the study again"
+            )
+        with attempt:
+            pipeline.do(lease.step, prepared, attempt, _progress(work), work.check, work.hold)
+            if lease.step.phase == pipeline.UNITS and "price" not in lease.facts:
+                price = pipeline.price_of(prepared, attempt, lease.step.number)
+                pipeline.refuse_small_disk(prepared, price.bytes)
+                work.note({"price": asdict(price)})
+        manifest = _published(folder, lease.facts["attempt"])
+    work.finish(result=None if manifest is None else _result(manifest))
+
+
+def clean(lease: Lease, work: Work, request: StudyRequest) -> None:
+    """Remove what a cancelled job began: never what is published, nor what another run goes on with."""
+    work.hold()
+    folder = paths.study_path(work.settings.studies, request.study)
+    forget(folder, lambda number, begun: begun.get("job") == lease.job)
+    _prepared.pop(lease.job, None)
+    work.finish()
+
+
+def _prepare(lease: Lease, work: Work, request: StudyRequest) -> Prepared:
+    if lease.job not in _prepared:
+        _prepared[lease.job] = prepare(request, work.settings, _progress(work))
+        while len(_prepared) > KEPT_JOBS:
+            _prepared.popitem(last=False)
+    _prepared.move_to_end(lease.job)
+    return _prepared[lease.job]
+
+
+def _prepare_alike(lease: Lease, work: Work, request: StudyRequest, folder: Path) -> Prepared:
+    """The study prepared as its attempt's plan says.
+
+    Raises:
+        DeclineError: This worker would compute something else.
+        MistakeError: The attempt is gone.
+    """
+    record = plan_record(folder, lease.facts["attempt"])
+    if record is None:
+        raise MistakeError(f"what was computed of study {folder.name} was removed meanwhile; ask for the study again")
+    try:
+        prepared = _prepare(lease, work, request)
+    except ValueError as error:
+        if field_of(error, request) is None:
+            raise
+        raise DeclineError(f"a worker cannot do what was planned: {error}", OTHER) from error
+    planned = record["plan"]
+    if {**prepared.plan, "batch": None} != {**planned, "batch": None}:
+        _prepared.pop(lease.job)  # what differs may be mended
+        raise DeclineError(
+            f"a worker would compute study {folder.name} otherwise than planned: {_difference(prepared.plan, planned)}",
+            OTHER,
+        )
+    if prepared.plan["batch"] != planned["batch"]:
+        prepared.use_batch(*planned["batch"])
+    return prepared
+
+
+def _difference(here: dict[str, Any], planned: dict[str, Any]) -> str:
+    """The first thing in which two plans differ, for people."""
+    for key in sorted(here.keys() | planned.keys()):
+        ours, theirs = here.get(key), planned.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict) and ours != theirs:
+            return f"{key}: {_difference(ours, theirs)}"
+        if ours != theirs and key != "batch":
+            return f"{key} is {str(ours)[:80]} there, and {str(theirs)[:80]} in the plan"
+    return "nothing"
+
+
+def _published(folder: Path, attempt: int) -> Manifest | None:
+    """The study's manifest, if it is that attempt which is published."""
+    try:
+        manifest = Manifest.load(folder)
+    except StudyNotFoundError:
+        return None
+    return manifest if manifest.number == attempt else None
+
+
+def _result(manifest: Manifest) -> dict[str, Any]:
+    return {"study": manifest.study, "content": manifest.content}
+
+
+def _progress(work: Work) -> Progress:
+    def tell(stage: str, done: int, of: int, counted: str) -> None:
+        work.progress(done, of, counted)
+        work.check()
+
+    return tell
