@@ -86,7 +86,7 @@ def test_a_job_waits_then_runs_then_is_done_and_its_result_is_kept(ledger):
     lease = take(ledger)
     assert (lease.job, lease.kind, lease.key, lease.request, lease.step) == (
         job.id,
-        "prune",
+        "price",
         "key",
         {"of": "key"},
         PLAN,
@@ -608,7 +608,8 @@ def test_of_very_many_units_the_first_thousand_are_counted(ledger):
 
 
 def test_a_pruning_of_many_images_gives_way_to_one_that_takes_a_moment(ledger):
-    whole_set = submit(ledger, "set", "ann", *[Step(0, number, f"image {number}", 1) for number in range(3)], kind="prune")
+    images = [Step(0, number, f"image {number}", 1) for number in range(3)]
+    whole_set = submit(ledger, "set", "ann", *images, kind="prune")
     assert take(ledger).job == whole_set.id
     single = submit(ledger, "single", "ann", kind="prune")
     assert (ledger.job(single.id).place, take(ledger).job) == (0, single.id)

@@ -23,7 +23,7 @@ CLS_CLS, CLS_PATCHES, PATCHES_CLS, PATCHES_PATCHES = 1, 2, 4, 8
 # The six modes of the paper's Fig. 4B, by number: none, all, patches alone, CLS alone, the crossings, all of CLS.
 MODES = (0, 15, 8, 1, 6, 7)
 
-# Images of one unit of a pruning, so few that a click waits a second or two for it at most; and the most of one request.
+# Images of one unit of a pruning, so few that a click waits a second or two for it; and the most of one request.
 PRUNE_IMAGES = 4
 MOST_PRUNE_IMAGES = 5_000
 MOST_PRUNE_HEADS = 4096
