@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from store.database import LedgerUnavailableError
 from store.errors import DiskFullError
 from store.ledger import Ledger
 from store.settings import Settings
@@ -114,7 +115,13 @@ def test_a_mistake_fails_the_job_at_once_with_its_words_alone(settings: Settings
 
 
 @pytest.mark.parametrize(
-    "error", [DeclineError("not here", 0), DiskFullError("12 MB needed"), HandBackError("stopped")]
+    "error",
+    [
+        DeclineError("not here", 0),
+        DiskFullError("12 MB needed"),
+        HandBackError("stopped"),
+        LedgerUnavailableError("the ledger does not answer"),
+    ],
 )
 def test_what_cannot_be_done_now_never_counts_and_says_why(
     settings: Settings, ledger: Ledger, error: Exception

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
+from store.database import LedgerUnavailableError
 from store.errors import DiskFullError, StudyBusyError
 from store.ledger import Ledger
 from store.settings import Settings
@@ -170,7 +171,7 @@ def _tell(ledger: Ledger, lease: Lease, error: Exception | None, lines: Sequence
             ledger.decline(lease, str(error), error.seconds)
         case DiskFullError():
             ledger.decline(lease, str(error), FULL_SECONDS)
-        case StudyBusyError():
+        case StudyBusyError() | LedgerUnavailableError():
             ledger.decline(lease, str(error), BUSY_SECONDS)
         case MistakeError():
             ledger.fail(lease, str(error), final=True)
