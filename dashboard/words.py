@@ -88,8 +88,9 @@ def share(value: float) -> str:
 
 
 def count(number: int, thing: str) -> str:
-    """As 1 image, 1,000 images."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    """As 1 image, 1,000 images, 12 classes."""
+    several = "es" if thing.endswith("s") else "s"
+    return f"{number:,} {thing}{'' if number == 1 else several}"
 
 
 def short_name(name: str) -> str:

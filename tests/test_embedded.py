@@ -212,7 +212,8 @@ def test_a_worker_that_does_not_end_when_asked_is_ended_at_a_second_ctrl_c_with_
     child = embedded._Child("deaf", [sys.executable, "-c", f"{deaf}; time.sleep(1000)"], settings, print)
     child.tend()
     until(lambda: (settings.logs / "deaf.log").read_text().count("up") == 2, lambda: "it did not start")
-    processes = psutil.Process().children(recursive=True)
+    started = psutil.Process(child._process.pid)
+    processes = [started, *started.children(recursive=True)]
     hurry.set()
     embedded._end([child], hurry)
     assert psutil.wait_procs(processes, PATIENCE)[1] == []

@@ -31,7 +31,7 @@ PRICE = {
     "seconds": 840.0,
     "images": 250,
     "mapped": 36_000,
-    "unit_images": 32,
+    "measured": 4,
     "labels": "class names",
     "classes": 12,
     "exists": False,

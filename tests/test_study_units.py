@@ -1,13 +1,16 @@
 """A study by the queue: several processes at once, killed and stopped anywhere, cancelled, out of room: same bytes."""
 
 import json
+import multiprocessing
 import os
 import signal
 import time
 import traceback
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from store import failpoints, paths
@@ -31,6 +34,9 @@ from workers.runner import DeclineError, MistakeError
 
 pytestmark = pytest.mark.usefixtures("no_flush", "small_units")
 LOST = 42  # exit code
+# Forked from a process that has only imported: what has computed with torch's threads cannot be forked.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 
 
 class Queue:
@@ -189,14 +195,20 @@ def forked(do, stops_at=None):
     Args:
         stops_at: Failpoint at which it is stopped as by SIGSTOP.
     """
-    child = os.fork()
-    if child:
-        return child
+    point = f"{stops_at}:kill" if stops_at else os.environ.get(failpoints.VARIABLE)
+    child = PROCESSES.Process(target=_in_child, args=(do, point, stops_at is not None))
+    child.start()
+    return child
+
+
+def _in_child(do, point, stops):
     code = 1
     try:
-        if stops_at:
+        preparation.MOST_UNIT_IMAGES = 2
+        if stops:
             failpoints._act = lambda name, action: os.kill(os.getpid(), signal.SIGSTOP)
-            os.environ[failpoints.VARIABLE] = f"{stops_at}:kill"
+        if point:
+            os.environ[failpoints.VARIABLE] = point
         do()
         code = 0
     except LostLeaseError:
@@ -207,8 +219,15 @@ def forked(do, stops_at=None):
         os._exit(code)
 
 
+def until_stopped(child):
+    while psutil.Process(child.pid).status() != psutil.STATUS_STOPPED:
+        assert child.exitcode is None
+        time.sleep(0.01)
+
+
 def end_of(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    child.join()
+    return child.exitcode
 
 
 def test_a_plan_says_what_is_to_be_done_in_order_and_the_first_images_tell_the_price(queue, content):
@@ -268,7 +287,7 @@ def test_killed_at_any_point_of_a_unit_another_process_finishes_the_same_bytes(t
                 if not queue.is_done(step):
                     queue.do(step)
             monkeypatch.setenv(failpoints.VARIABLE, f"{name}:kill")
-            code = end_of(forked(lambda queue=queue, kind=kind: queue.do(queue.steps()[STEP_OF[kind]])))
+            code = end_of(forked(partial(queue.do, queue.steps()[STEP_OF[kind]])))
             monkeypatch.delenv(failpoints.VARIABLE)
             # Only where it has two files to place can it be half-placed.
             assert code == (0 if (name, kind) == ("half-placed", "manifest") else -signal.SIGKILL), (name, kind)
@@ -282,13 +301,13 @@ def test_killed_at_any_point_of_a_unit_another_process_finishes_the_same_bytes(t
 def test_a_process_stopped_past_its_lease_and_woken_places_nothing(queue, content, point):
     """It is stopped before its fence check, right behind it, between two files, or before its ack."""
     steps = planned(queue)
-    zombie = forked(lambda: queue.do(steps[1]), stops_at=point)
-    os.waitpid(zombie, os.WUNTRACED)
+    zombie = forked(partial(queue.do, steps[1]), stops_at=point)
+    until_stopped(zombie)
     queue.do(steps[1])
     ack = paths.ack_path(study_of(queue), 1, 1)
     before = {path: path.stat().st_mtime_ns for path in study_of(queue).rglob("c.*") if path.is_file()}
     noted = ack.read_bytes()
-    os.kill(zombie, signal.SIGCONT)
+    os.kill(zombie.pid, signal.SIGCONT)
     assert end_of(zombie) == LOST
     assert {path: path.stat().st_mtime_ns for path in study_of(queue).rglob("c.*") if path.is_file()} == before
     assert ack.read_bytes() == noted
@@ -302,11 +321,11 @@ def test_a_publisher_stopped_past_its_lease_and_woken_publishes_nothing(queue, c
     steps = planned(queue)
     for step in steps[:-1]:
         queue.do(step)
-    zombie = forked(lambda: queue.do(steps[-1]), stops_at=point)
-    os.waitpid(zombie, os.WUNTRACED)
+    zombie = forked(partial(queue.do, steps[-1]), stops_at=point)
+    until_stopped(zombie)
     queue.do(steps[-1])
     published = paths.manifest_path(study_of(queue)).read_bytes()
-    os.kill(zombie, signal.SIGCONT)
+    os.kill(zombie.pid, signal.SIGCONT)
     assert end_of(zombie) == LOST
     assert paths.manifest_path(study_of(queue)).read_bytes() == published
     assert Manifest.load(study_of(queue)).content == content

@@ -220,6 +220,10 @@ def help_window() -> dbc.Modal:
             "Attention on the image",
             "Brighter is stronger. Hover a patch to follow its attention, click to pin it.",
         ),
+        (
+            "Selected head, pruning",
+            "What happens when parts of its matrix are switched off; hatched is off. Click a bar for its predictions.",
+        ),
     ]
     return dbc.Modal(
         [

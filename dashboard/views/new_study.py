@@ -372,15 +372,13 @@ def priced(job: Job, result: Mapping[str, Any] | None, nobody: str = "") -> Pric
 
 
 def _images_line(result: Mapping[str, Any]) -> list[Any]:
-    images, measured = result.get("images"), result.get("unit_images")
+    images, measured = result.get("images"), result.get("measured")
     if not isinstance(images, int) or not isinstance(measured, int):
         return []
-    parts = [count(images, "picture"), f"measured on the first {min(measured, images):,}"]
+    parts = [count(images, "picture"), f"measured on {measured:,} of them"]
     if isinstance(labels := result.get("labels"), str):
         classes = result.get("classes")
-        parts.append(
-            f"labels by {labels}" + (f", {count(classes, 'class').replace('classs', 'classes')}" if classes else "")
-        )
+        parts.append(f"labels by {labels}" + (f", {count(classes, 'class')}" if classes else ""))
     if isinstance(bad := result.get("quarantined"), int) and bad:
         parts.append(f"{count(bad, 'picture')} cannot be read and will be left out")
     return [html.Div(" · ".join(parts), className="hint")]
