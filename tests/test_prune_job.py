@@ -77,6 +77,12 @@ def _nothing_kept():
         kept.clear()
 
 
+@pytest.fixture(autouse=True)
+def _all_pictures_are_one_unit(monkeypatch):
+    for module in (jobs, doer):
+        monkeypatch.setattr(module, "PRUNE_IMAGES", 16)
+
+
 class Recorded:
     """A unit's side of the ledger that remembers what it was told."""
 
@@ -379,10 +385,17 @@ def test_with_all_heads_of_a_layer_off_the_output_bias_is_left_and_no_rounding()
 
 
 @pytest.fixture
-def alone(settings, tmp_path):
+def copied(settings, tmp_path):
     """The plain model's study in a data folder of its own, without its checkpoint."""
     shutil.copytree(settings.studies / PLAIN, tmp_path / "data" / "studies" / PLAIN)
     return Settings(data=tmp_path / "data")
+
+
+@pytest.fixture
+def alone(copied, monkeypatch):
+    """The same, on another machine than the one that made it."""
+    monkeypatch.setattr(study_model, "_lay", lambda study: [])
+    return copied
 
 
 def opened(settings):
@@ -422,10 +435,10 @@ def test_a_link_that_leads_out_of_the_folder_of_models_is_not_followed(alone, se
         opened(alone)
 
 
-def test_the_checkpoint_is_found_where_it_lay_when_the_study_was_made(alone, settings, monkeypatch):
-    study = open_published(alone.studies / PLAIN)
-    monkeypatch.setitem(study.manifest.run, "checkpoint", str(settings.models / "of a lab" / f"{PLAIN}.safetensors"))
-    assert study_model.open_model_of(study, alone, "cpu").num_layers == 6
+def test_the_checkpoint_is_found_where_it_lay_when_the_study_was_made(copied, settings):
+    lay = open_published(copied.studies / PLAIN).manifest.run["checkpoint"]
+    assert lay == str((settings.models / "of a lab" / f"{PLAIN}.safetensors").resolve())
+    assert opened(copied).num_layers == 6
 
 
 def test_the_demos_weights_random_ones_and_cached_ones_need_no_file_of_a_person(tmp_path, monkeypatch):
