@@ -38,11 +38,11 @@ def bells(q: SimpleNamespace, name: str = INTERACTIVE) -> list[dict[str, object]
 
 
 def test_a_request_becomes_a_job_with_its_units_and_one_bell_that_carries_only_its_id(q: SimpleNamespace) -> None:
-    submitted = q.desk.submit(toy("a", images=40), "ann")
+    submitted = q.desk.submit(toy("a", images=12), "ann")
     job = submitted.job
     assert submitted.new and submitted.unheard is None
     assert (job.kind, job.queue, job.who, job.state) == ("prune", INTERACTIVE, "ann", "queued")
-    assert (job.units_total, job.images_total, job.title) == (4, 40, "L0·H0 of a on 40 images")
+    assert (job.units_total, job.images_total, job.title) == (4, 12, "L0·H0 of a on 12 images")
     (bell,) = bells(q)
     assert bell["content-type"] == "application/json" and bell["headers"]["task"] == "headscope.work"  # type: ignore[index]
     assert job.id in bell["headers"]["argsrepr"]  # type: ignore[index]

@@ -82,7 +82,7 @@ def test_a_unit_longer_than_the_bells_patience_rung_five_times_is_done_once(two:
 
 def test_all_units_of_a_job_are_done_by_all_workers_once_each(two: SimpleNamespace) -> None:
     word = "sleep:0.1"
-    job = submit(two, word, images=160)
+    job = submit(two, word, images=40)
     assert ended(two, job)[0].state == "done"
     assert len(happened(two.settings, "end", word)) == 11  # ten of images, one sums up
     assert attempts(two.settings, job.id) == ["done"] * 11
