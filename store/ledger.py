@@ -30,7 +30,7 @@ from store.work import (
 
 LEASE_SECONDS = 30.0
 # So many attempts of one unit that failed, or that were lost through no fault of their own, end its job.
-MOST_FAILED, MOST_LOST = 3, 10
+MOST_FAILED, MOST_LOST = 3, 30
 # The unit of a cancelled study that frees its space; no job has another in a phase so high.
 CLEAN = Step(1000, 0, "clean")
 # A job's rate is that of its units that ended in this time before its last.

@@ -378,13 +378,16 @@ def test_a_persons_mistake_ends_the_job_at_once_in_its_own_words(ledger):
     assert (ledger.job(job.id).state, ledger.job(job.id).cause) == ("failed", "there is no folder there")
 
 
-def test_a_unit_that_is_lost_ten_times_ends_its_job(ledger):
+def test_a_unit_that_is_lost_again_and_again_ends_its_job(ledger):
     job = submit(ledger)
     for _ in range(MOST_LOST - 1):
         ledger.lose(take(ledger).fence, "killed")
     assert ledger.job(job.id).state == "running"
     ledger.lose(take(ledger).fence, "killed")
-    assert (ledger.job(job.id).state, ledger.job(job.id).cause) == ("failed", "plan was lost 10 times: killed")
+    assert (ledger.job(job.id).state, ledger.job(job.id).cause) == (
+        "failed",
+        f"plan was lost {MOST_LOST} times: killed",
+    )
 
 
 def test_losses_and_failures_are_counted_apart_and_of_each_unit(ledger):

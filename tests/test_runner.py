@@ -13,8 +13,9 @@ from store.errors import DiskFullError
 from store.ledger import Ledger
 from store.settings import Settings
 from store.work import CancelledError, Job, Lease, LostLeaseError, Step
-from workers import doers, runner
-from workers.jobs import KINDS
+from workers import doers, runner, tasks
+from workers.jobs import INTERACTIVE, KINDS
+from workers.queue import celery_app
 from workers.runner import DeclineError, HandBackError, MistakeError, Work, run_unit
 from workers.tasks import cause_of_death
 
@@ -315,14 +316,33 @@ def test_every_kind_of_job_has_a_doer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told", "counts"),
+    ("said", "starved", "told", "counts"),
     [
-        ("Worker exited prematurely: signal 6 (SIGABRT) Job: 3.", "ended by SIGABRT (Aborted)", True),
-        ("Worker exited prematurely: signal 9 (SIGKILL) Job: 3.", "SIGKILL (for want of memory, or by hand)", False),
-        ("Worker exited prematurely: signal 15 (SIGTERM) Job: 3.", "SIGTERM (Terminated)", False),
-        ("Worker exited prematurely: exitcode 70 Job: 0.", "exit code 70", True),
+        ("Worker exited prematurely: signal 6 (SIGABRT) Job: 3.", True, "ended by SIGABRT (aborted)", True),
+        ("Worker exited prematurely: signal 9 (SIGKILL) Job: 3.", False, "ended by SIGKILL (killed)", False),
+        ("Worker exited prematurely: signal 9 (SIGKILL) Job: 3.", True, "out of memory", True),
+        ("Worker exited prematurely: signal 15 (SIGTERM) Job: 3.", False, "ended by SIGTERM (terminated)", False),
+        ("Worker exited prematurely: exitcode 70 Job: 0.", False, "exit code 70", True),
     ],
 )
-def test_what_kills_a_process_from_outside_is_no_fault_of_the_unit(said: str, told: str, counts: bool) -> None:
-    cause, counted = cause_of_death(said)
-    assert told.lower() in cause.lower() and counted == counts
+def test_what_kills_a_process_from_outside_is_no_fault_of_the_unit(
+    said: str, starved: bool, told: str, counts: bool
+) -> None:
+    cause, counted = cause_of_death(said, starved=starved)
+    assert told in cause and counted == counts
+
+
+def test_that_the_system_ended_a_process_for_want_of_memory_is_known_for_two_looks(
+    ledger: Ledger, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = [3]
+    monkeypatch.setattr(tasks, "starved_processes", lambda: ended[0])
+    monkeypatch.setattr(tasks, "ring_on", lambda *given: None)
+    watch = tasks.Watch(celery_app(settings), ledger, INTERACTIVE)
+    assert not watch.starved()
+    ended[0] += 1
+    assert watch.starved()
+    watch.look()
+    assert watch.starved()
+    watch.look()
+    assert not watch.starved()

@@ -80,9 +80,11 @@ def run_worker(settings: Settings, queue: str, name: str) -> int:
         without_heartbeat=True,
     )
 
+    watch = Watch(app, ledger, queue)
+
     def hear_of_death(exception: BaseException, **_: Any) -> None:
         if isinstance(exception, WorkerLostError):
-            cause, counts = cause_of_death(str(exception))
+            cause, counts = cause_of_death(str(exception), starved=watch.starved())
             _log.error("%s", cause)
             ledger.crashed(main, cause, counts=counts)
             ring_on(app, ledger, queue)
@@ -92,7 +94,6 @@ def run_worker(settings: Settings, queue: str, name: str) -> int:
 
     task_failure.connect(hear_of_death)
     worker_shutting_down.connect(hand_back)
-    watch = Watch(app, ledger, queue)
     threading.Thread(target=_every, args=(LOOK_SECONDS, watch.look), name="watch", daemon=True).start()
     worker.start()
     return int(worker.exitcode or 0)
@@ -192,9 +193,11 @@ class Watch:
         self._app, self._ledger, self._queue = app, ledger, queue
         self._childless: dict[int, float] = {}  # leases of dead children, and when they were seen first
         self._deaf_since: float | None = None
+        self._starved = [starved_processes()] * 2  # at the last look, and at the one before
 
     def look(self) -> None:
         """Look once."""
+        self._starved = [starved_processes(), self._starved[0]]
         self._ledger.reap()
         gone = {fence: _gone(worker) for fence, worker in self._ledger.leases()}
         now = monotonic()
@@ -210,6 +213,20 @@ class Watch:
         elif now - self._deaf_since > DEAF_SECONDS:
             _log.critical("bells are not heard here any more; this worker ends, for another to be started in its place")
             os._exit(DEAF)
+
+    def starved(self) -> bool:
+        """Whether the system ended a process for want of memory in the last seconds."""
+        return starved_processes() > self._starved[1]
+
+
+def starved_processes() -> int:
+    """How many processes the system has ended for want of memory; 0 where it does not count them."""
+    try:
+        said = Path("/proc/vmstat").read_text()
+    except OSError:  # not Linux
+        return 0
+    found = re.search(r"^oom_kill (\d+)$", said, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def _every(seconds: float, do: Callable[[], object]) -> NoReturn:
@@ -230,11 +247,18 @@ def _stop_children(worker: WorkController) -> NoReturn:
         sleep(STOP_SECONDS)
 
 
-def cause_of_death(said: str) -> tuple[str, bool]:
-    """What killed a child, from what Celery says of it, for people; and whether that counts as the unit's own fault."""
+def cause_of_death(said: str, *, starved: bool) -> tuple[str, bool]:
+    """What killed a child, for people; and whether that counts as the unit's own fault.
+
+    Args:
+        said: What Celery says of it.
+        starved: Whether the system ended a process for want of memory just then.
+    """
     if found := re.search(r"signal (\d+)", said):
         number = signal.Signals(int(found[1]))
-        means = "for want of memory, or by hand" if number == signal.SIGKILL else signal.strsignal(number) or "?"
+        if number == signal.SIGKILL and starved:
+            return "out of memory: the system ended its process; it needs a machine with more memory", True
+        means = signal.strsignal(number) or "?"
         return f"its process was ended by {number.name} ({means.lower()})", number not in _FROM_OUTSIDE
     found = re.search(r"exitcode (-?\d+)", said)
     return f"its process ended with exit code {found[1]}" if found else said, True
