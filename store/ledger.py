@@ -507,7 +507,7 @@ def _as_job(row: _Row, request: dict[str, Any], held: Sequence[_Row], place: int
         counted=first.counted if first else "",
         workers=len(held),
         images_per_second=row.rate,
-        eta=left / row.rate if row.rate and row.state == "running" else None,
+        eta=left / row.rate if left and row.rate and row.state == "running" else None,
         beat=max((attempt.beat for attempt in held), default=row.beat),
         cause=row.cause,
         log=row.log,

@@ -59,7 +59,7 @@ class Job:
         stage_done, stage_total, counted: How far that one unit is, and what it is counted in.
         workers: How many units are being done now.
         images_per_second: Over the units of images finished in the last minutes; None before the first.
-        eta: Seconds until all units of images are done, at that rate.
+        eta: Seconds until all units of images are done, at that rate; None once they are.
         beat: When a worker was last heard of.
         cause: Why it failed, or who cancelled it.
         log: The last lines of what the failing worker said.
