@@ -260,6 +260,20 @@ def test_a_study_is_asked_for_by_keyboard_alone_once_its_price_is_there(page: "p
     playwright.expect(page.locator("#new-study-name")).to_have_value("mine")
 
 
+def test_the_form_asks_for_nothing_more_once_its_price_is_there(page: "playwright.Page", lab: Lab):
+    new_page(page, lab)
+    pick(page, "model", "deit_tiny_patch")
+    pick(page, "images", "pets")
+    playwright.expect(page.locator("#new-study-price")).to_contain_text("waits for a worker")
+    lab.work("interactive", **PRICE)
+    playwright.expect(page.locator("#new-study-submit")).to_be_enabled()
+    page.wait_for_timeout(500)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(3000)
+    assert len(asked) <= 2  # the poll of a quiet page, every 5 s
+
+
 def test_what_is_wrong_stands_beside_its_field(page: "playwright.Page", lab: Lab):
     new_page(page, lab)
     pick(page, "model", "deit_tiny_patch")

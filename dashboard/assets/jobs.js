@@ -136,9 +136,11 @@ window.dash_clientside = window.dash_clientside || {};
 
         /* The job of the price that the form waits for. */
         price(told) {
-            watched.new = told?.job;
-            marks.new = undefined;
-            poll();
+            if (watched.new !== told?.job) {
+                watched.new = told?.job;
+                marks.new = undefined;
+                poll();
+            }
         },
 
         go(to) {

@@ -468,12 +468,14 @@ def register(app: Dash, shelf: Shelf, desk: Desk, offers: Offers) -> None:
         if form.request is None:
             said = "" if form.problems else f"Pick {' and '.join(form.missing)} to see what it takes."
             return *_each(form.problems), form.proposed, said, True, True, no_update
+        now = asked
         if ctx.triggered_id in (SETTLED, AGAIN) and (
             ctx.triggered_id == AGAIN or _price_of(desk, form.request, asked) is None
         ):
-            asked = ask_price(desk, form.request, asked, again=ctx.triggered_id == AGAIN)
-        found = _price_of(desk, form.request, asked) or Priced("")
-        return *_each(found.problems), form.proposed, found.said, not found.ended, not found.ready, asked
+            now = ask_price(desk, form.request, asked, again=ctx.triggered_id == AGAIN)
+        found = _price_of(desk, form.request, now) or Priced("")
+        told = no_update if now == asked else now
+        return *_each(found.problems), form.proposed, found.said, not found.ended, not found.ready, told
 
     @app.callback(
         Output(GO, "data"),
