@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from store.ledger import Ledger
@@ -36,7 +38,7 @@ def make_ready(settings: Settings, queue: str, ledger: Ledger) -> str:
     """
     keep_freed_memory()
     if queue == BULK:
-        os.nice(BULK_NICENESS)
+        _give_way()
     import torch
 
     from precompute.weights import supported_names
@@ -50,3 +52,11 @@ def make_ready(settings: Settings, queue: str, ledger: Ledger) -> str:
     if ledger.kept("models") != names:
         ledger.keep("models", names)
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _give_way() -> None:
+    """Be as nice as can be: this process, and its session if that is the worker's own. Linux may weigh those first."""
+    os.nice(BULK_NICENESS)
+    if os.getsid(0) in (os.getpid(), os.getppid()):
+        with suppress(OSError):  # the kernel has no groups of sessions
+            Path("/proc/self/autogroup").write_text(str(BULK_NICENESS))
