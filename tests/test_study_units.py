@@ -16,7 +16,7 @@ import pytest
 from store import failpoints, paths
 from store.attempt import Attempt
 from store.errors import StudyBusyError
-from store.ledger import CLEAN
+from store.ledger import CLEAN, Ledger
 from store.lock import StudyLock
 from store.manifest import Manifest, verify
 from store.settings import Settings
@@ -28,9 +28,9 @@ from workers import prepare as preparation
 from workers import study as pipeline
 from workers import study_units
 from workers.decode import ImageChangedError
-from workers.jobs import to_json
+from workers.jobs import BULK, key_of, steps_of, to_json
 from workers.prepare import prepare
-from workers.runner import DeclineError, MistakeError
+from workers.runner import DeclineError, MistakeError, run_unit
 
 pytestmark = pytest.mark.usefixtures("no_flush", "small_units")
 LOST = 42  # exit code
@@ -390,6 +390,33 @@ def test_a_cancelled_job_stops_between_batches_and_its_cleaning_leaves_nothing(q
     queue.do(CLEAN)
     queue.do(CLEAN)
     assert not study_of(queue).exists()
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_job_cancelled_at_any_point_stays_so_when_all_starts_again_and_leaves_nothing(
+    tmp_path, folder, point, monkeypatch
+):
+    """By the ledger itself; only what was published before the cancellation is there."""
+    settings, request = Settings(data=tmp_path / "data"), request_for(folder)
+    ledger = Ledger(settings.ledger_url)
+    job, _ = ledger.submit(
+        "study", BULK, to_json(request), key_of(request), "small", "ada", steps_of(request), answered_once=False,
+        study="small",
+    )  # fmt: skip
+    cancelled = []
+    monkeypatch.setattr(failpoints, "_act", lambda *given: cancelled.append(ledger.cancel(job.id, "ada")))
+    monkeypatch.setenv(failpoints.VARIABLE, f"{point}:kill")
+    while lease := ledger.take(BULK, "worker", "bell"):
+        run_unit(settings, ledger, lease)
+    again = Ledger(settings.ledger_url)
+    assert len(cancelled) == 1
+    assert (again.job(job.id).state, again.job(job.id).cause) == ("cancelled", "cancelled by ada")
+    assert again.take(BULK, "worker", "bell") is None and again.leases() == []
+    study = settings.studies / "small"
+    if point == "after-manifest":
+        assert verify(study) == []
+    else:
+        assert not study.exists()
 
 
 def test_a_plan_that_is_cancelled_discards_what_it_began(queue, monkeypatch):
