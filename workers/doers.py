@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +36,7 @@ def make_ready(settings: Settings, queue: str, ledger: Ledger) -> str:
     The ledger is told which models there are: whoever asks for a job may have no timm to ask.
     """
     keep_freed_memory()
-    if queue == BULK:
+    if queue == BULK and not Path("/proc/driver/nvidia").exists():  # a GPU waits for its CPU, and gives none away
         _give_way()
     import torch
 
@@ -55,8 +54,7 @@ def make_ready(settings: Settings, queue: str, ledger: Ledger) -> str:
 
 
 def _give_way() -> None:
-    """Be as nice as can be: this process, and its session if that is the worker's own. Linux may weigh those first."""
+    """Run when no other process wants the CPU: on Linux at once, without even a slice of time for itself."""
     os.nice(BULK_NICENESS)
-    if os.getsid(0) in (os.getpid(), os.getppid()):
-        with suppress(OSError):  # the kernel has no groups of sessions
-            Path("/proc/self/autogroup").write_text(str(BULK_NICENESS))
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

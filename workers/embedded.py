@@ -194,7 +194,7 @@ class _Child:
                 stdout=log,
                 stderr=log,
                 env=os.environ | environment(self._settings),
-                start_new_session=True,  # Ctrl-C is the server's alone
+                process_group=0,  # Ctrl-C is the server's alone; but one session, as Linux may weigh those first
             )
 
     def _bury(self, code: int) -> None:
