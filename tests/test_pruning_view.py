@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from dash import no_update
-from sqlalchemy.exc import OperationalError
 
 from dashboard.app import create_app
 from dashboard.data import Shelf, StudyFacts, facts
@@ -30,6 +29,7 @@ from dashboard.views.pruning import (
     title,
 )
 from dashboard.words import percent
+from store.database import LedgerUnavailableError
 from store.settings import Settings
 from store.work import WorkerSeen
 from tests.fake_desk import FakeDesk, a_job, made_result
@@ -347,7 +347,7 @@ def test_without_a_worker_the_page_says_how_to_start_one(known: StudyFacts, chos
 
 def test_a_ledger_that_does_not_answer_is_told_in_the_panel(known: StudyFacts, chosen: Selection):
     def fail(*_: object) -> Any:
-        raise OperationalError("SELECT", {}, Exception("disk I/O error"))
+        raise LedgerUnavailableError("the ledger does not answer: disk I/O error")
 
     desk = FakeDesk()
     desk.ledger.result = fail

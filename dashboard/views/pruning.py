@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
-from sqlalchemy.exc import SQLAlchemyError
 
 from dashboard.data import Shelf, StudyFacts
 from dashboard.pruned import SHOWN, Effect, Pruning, request_of
@@ -20,6 +19,7 @@ from dashboard.views import choice
 from dashboard.views.jobs import who
 from dashboard.views.panel import problem, shown
 from dashboard.words import METRICS, count, duration, number, percent, short_name
+from store.database import LedgerUnavailableError
 from store.ledger import Ledger
 from store.work import ENDED, Job, JobNotFoundError
 from workers.jobs import INTERACTIVE, PRUNE_IMAGES, key_of
@@ -153,9 +153,8 @@ class Face:
         blank = cls(chosen, has_cls=facts.has_cls)
         try:
             return blank._after(facts, chosen, desk, waiting, pressed)
-        except SQLAlchemyError as error:
-            why = f"The ledger of jobs does not answer: {str(error).splitlines()[0]}"
-            return replace(blank, reading=f"{chosen.label} was not pruned.", top=problem(why), run="try again")
+        except LedgerUnavailableError as error:
+            return replace(blank, reading=f"{chosen.label} was not pruned.", top=problem(str(error)), run="try again")
 
     def _after(self, facts: StudyFacts, chosen: Selection, desk: Desk, waiting: object, pressed: bool) -> "Face":
         request = request_of(facts, chosen)
