@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from precompute.metrics import probabilities
 from precompute.model import Layer, ViT
 from precompute.patterns import cls_vector, packed, top_mask
 from precompute.strength import hop_entropy, hop_strength
+
+T = TypeVar("T")
 
 METRICS = ("probability", "jsd", "cls_distance", "patch_distance")
 
@@ -108,7 +112,8 @@ def analysis(
     while start < len(pixels):
         check()
         several = slice(start, start + batch.images)
-        done = _unless_out_of_memory(vit, pixels[several], label[several], batch.chunk, keep_attention)
+        compute = partial(of_batch, vit, pixels[several], label[several], batch.chunk, keep_attention=keep_attention)
+        done = unless_out_of_memory(vit.device, compute)
         if done is not None:
             parts.append(done)
             start += batch.images
@@ -123,12 +128,10 @@ def analysis(
     return {name: np.concatenate([p[name] for p in parts], axis.get(name, 0)) for name in parts[0]}, batch
 
 
-def _unless_out_of_memory(
-    vit: ViT, pixels: np.ndarray, label: np.ndarray, chunk: int, keep_attention: bool
-) -> dict[str, np.ndarray] | None:
-    """The arrays of one batch, or None when memory ran out. The exception and what it holds are gone on return."""
+def unless_out_of_memory(device: torch.device, compute: Callable[[], T]) -> T | None:
+    """What `compute` gives, or None when memory ran out. The exception and what it holds are gone on return."""
     try:
-        return of_batch(vit, pixels, label, chunk, keep_attention=keep_attention)
+        return compute()
     except (torch.OutOfMemoryError, MemoryError):
         return None
     except RuntimeError as error:
@@ -136,7 +139,7 @@ def _unless_out_of_memory(
             raise
         return None
     finally:
-        if vit.device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.empty_cache()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from precompute.analysis import METRICS, batch_for, exact_float32
+from precompute.analysis import METRICS, batch_for, exact_float32, unless_out_of_memory
 from precompute.base import Base, base_pass
 from precompute.importance import TOP
 from precompute.metrics import probabilities
@@ -237,7 +237,8 @@ def _compute(
         several = max(1, min(batch.images, batch.chunk // len(rows)))
         images = slice(start, start + several)
         check()
-        if _fits(partial(_compute_batch, vit, found, rows, images, batch.chunk // several or 1, check)):
+        compute = partial(_compute_batch, vit, found, rows, images, batch.chunk // several or 1, check)
+        if unless_out_of_memory(vit.device, compute):
             start += several
             progress(min(start, len(found.indices)))
         elif batch == batch.halved():
@@ -252,7 +253,8 @@ def _compute(
 
 def _compute_batch(
     vit: ViT, found: _Found, rows: Sequence[int], images: slice, variants: int, check: Callable[[], None]
-) -> None:
+) -> bool:
+    """Take into `found` what the model gives for some images; True, once it has."""
     with exact_float32():
         base = _base(vit, found.study, found.indices[images])
         for first in range(0, len(rows), variants):
@@ -260,18 +262,6 @@ def _compute_batch(
             several = rows[first : first + variants]
             regions = [Regions(found.request.regions[row]) for row in several]
             found.take(several, images, prune(vit, base, found.request.heads, regions), base)
-
-
-def _fits(compute: Callable[[], None]) -> bool:
-    """Compute, or find that memory does not suffice. The exception and what it holds are gone on return."""
-    try:
-        compute()
-    except (torch.OutOfMemoryError, MemoryError):
-        return False
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # torch's CPU allocator has no exception of its own
-            raise
-        return False
     return True
 
 
