@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from store.ledger import Ledger
@@ -36,12 +35,12 @@ def make_ready(settings: Settings, queue: str, ledger: Ledger) -> str:
     The ledger is told which models there are: whoever asks for a job may have no timm to ask.
     """
     keep_freed_memory()
-    if queue == BULK and not Path("/proc/driver/nvidia").exists():  # a GPU waits for its CPU, and gives none away
-        _give_way()
     import torch
 
     from precompute.weights import supported_names
 
+    if queue == BULK and not torch.cuda.is_available():  # a GPU would wait for its CPU
+        _give_way()
     if queue == BULK and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // max(1, settings.bulk_workers)))
     for kind in KINDS:
@@ -54,7 +53,10 @@ def make_ready(settings: Settings, queue: str, ledger: Ledger) -> str:
 
 
 def _give_way() -> None:
-    """Run when no other process wants the CPU: on Linux at once, without even a slice of time for itself."""
+    """Run when no other process wants the CPU: on Linux at once, without even a slice of time for itself.
+
+    Threads that are started later do so too, and torch starts its own with the first unit.
+    """
     os.nice(BULK_NICENESS)
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
