@@ -119,13 +119,10 @@ class Attempt:
         files.json_bytes(record)  # refuses what would not come back
         check_sizes(record["arrays"], record["sizes"], unit_images)
         attempt = cls._new(study, lambda: record)
-        try:
+        with _unless_done(attempt.discard):
             needed = sum(np.asarray(array).nbytes for array in start.values())
             with files.told_when_full(study, lambda: needed):
                 attempt._begin(start)
-        except BaseException:
-            attempt.discard()
-            raise
         return attempt
 
     @classmethod
@@ -161,23 +158,16 @@ class Attempt:
             }
 
         attempt = cls._new(study, record)
-        try:
-            with files.told_when_full(study, lambda: published.manifest.size):
-                attempt._take_over(published.path)
-        except BaseException:
-            attempt.discard()
-            raise
+        with _unless_done(attempt.discard), files.told_when_full(study, lambda: published.manifest.size):
+            attempt._take_over(published.path)
         return attempt
 
     @classmethod
     def _new(cls, study: Path, record: Callable[[], dict[str, Any]]) -> Self:
         lock = StudyLock(study)
-        try:
+        with _unless_done(lock.release):
             tidy(study)
             return cls(lock, 1 + max(paths.attempt_numbers(study), default=0), record())
-        except BaseException:
-            lock.release()
-            raise
 
     @classmethod
     def unfinished(cls, study: Path, plan: dict[str, Any]) -> Self | None:
@@ -189,7 +179,7 @@ class Attempt:
         if not study.is_dir():
             return None
         lock = StudyLock(study)
-        try:
+        with _unless_done(lock.release):
             published = tidy(study)
             for number, record in _unpublished(study, published, plan):
                 if start_is_there(study, number, record):
@@ -198,9 +188,6 @@ class Attempt:
                     attempt._clear_staging()
                     files.remove_partials(attempt.path)
                     return attempt
-        except BaseException:
-            lock.release()
-            raise
         lock.release()
         return None
 
@@ -218,13 +205,10 @@ class Attempt:
         if not study.is_dir():
             return None
         lock = StudyLock(study, shared=True)
-        try:
+        with _unless_done(lock.release):
             for number, record in _unpublished(study, published_number(study), plan):
                 if start_is_there(study, number, record, exactly=False):
                     return cls(lock, number, record, fence=fence, resumed=True)
-        except BaseException:
-            lock.release()
-            raise
         lock.release()
         return None
 
@@ -669,6 +653,16 @@ class Attempt:
                 gone,
             )
         return objects
+
+
+@contextmanager
+def _unless_done(undo: Callable[[], None]) -> Iterator[None]:
+    """Undo what was begun if it is not brought to its end, by Ctrl-C too; who began it never gets to hold it then."""
+    try:
+        yield
+    except BaseException:
+        undo()
+        raise
 
 
 def _npz(arrays: dict[str, Any]) -> bytes:
