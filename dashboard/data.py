@@ -4,9 +4,9 @@ A study never changes once it is published, so an answer holds as long as its St
 out one object for one published content, which is what the caches below are keyed by.
 """
 
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import shapely  # type: ignore[import-untyped]
 
+from dashboard.image_sets import Classes, Condition, Entropy, Ids, Lasso, Prediction, Probability, conditions_of
 from dashboard.selection import MAPS, Facts
 from store.errors import StoreError, StudyNotFoundError
+from store.manifest import Manifest
 from store.paths import manifest_path, study_path
 from store.study import Study, StudyEntry, list_studies, open_published
 
@@ -28,6 +31,11 @@ BLOCK = 4096
 MOST_CLASS_COLOURS = 12
 # Arrays of all heads of all images that are kept: at 50,000 images of 144 heads a map is 58 MB, its names are 7 MB.
 LARGE_KEPT = 6
+# Arrays of a number a head of every image that are kept: 29 MB each at 50,000 images of 144 heads.
+TABLES_KEPT = 12
+# A larger array of all hops is read anew for each image set.
+MOST_KEPT_BYTES = 256_000_000
+SETS_KEPT = 64
 
 
 class Shelf:
@@ -44,7 +52,7 @@ class Shelf:
 
     def entries(self) -> list[StudyEntry]:
         """Every study in the folder, published or not, by name."""
-        return list_studies(self.studies)
+        return list_studies(self.studies, _manifest)
 
     def open(self, name: str) -> Study:
         """The published study of that name; opened anew only when another content was published under it.
@@ -63,7 +71,7 @@ class Shelf:
             if key in self._opened:
                 self._opened.move_to_end(key)
                 return self._opened[key]
-        study = open_published(folder)
+        study = open_published(folder, _manifest)
         with self._lock:
             study = self._opened.setdefault(key, study)
             while len(self._opened) > STUDIES_OPEN:
@@ -79,6 +87,16 @@ class Shelf:
                 except StoreError:
                     continue
         return None
+
+
+def _manifest(folder: Path) -> Manifest:
+    """The manifest of a study, read once while it stays: that of 50,000 images takes half a second."""
+    return _loaded(folder, _stamp(manifest_path(folder)))
+
+
+@lru_cache(maxsize=1024)
+def _loaded(folder: Path, stamp: tuple[int, ...]) -> Manifest:
+    return Manifest.load(folder)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -131,6 +149,9 @@ def facts(study: Study) -> StudyFacts:
         metrics=tuple(study.metrics),
         colours=_colours(study),
         maps=tuple(name for name in MAPS if map_array(name) in study) or MAPS[:1],
+        vectors=tuple(study.vectors),
+        num_classes=study.sizes["class"] if "probability" in study else 0,
+        has_labels=study.has_labels,
         interesting=_interesting(study),
     )
 
@@ -142,35 +163,38 @@ def map_array(name: str) -> str:
 
 def _colours(study: Study) -> tuple[str, ...]:
     if "probability" not in study:
-        return ("plain",)
+        return ("plain", "importance")
     if not study.has_labels:
-        return ("probability",)
+        return ("probability", "importance")
     label = read(study, "label")
     few = len(np.unique(label[label >= 0])) <= MOST_CLASS_COLOURS
-    return ("class", "probability", "prediction") if few else ("probability", "class", "prediction")
+    first = ("class", "probability", "prediction") if few else ("probability", "class", "prediction")
+    return (*first, "importance")
 
 
 def _interesting(study: Study) -> tuple[int, int, str | None]:
-    """Layer, head, image: where the first metric is largest; of the images, one that is predicted rightly.
+    """Layer, head, image: the most important head of the most typical image, by the first metric.
 
     The first of each where that cannot be read: a damaged array must not take the whole page with it.
     """
     try:
-        return _largest(study, study.metrics[0])
+        return _most_typical(study, study.metrics[0])
     except StoreError:
         return 0, 0, study.image_ids[0]
 
 
-def _largest(study: Study, metric: str) -> tuple[int, int, str | None]:
-    head = first_of(np.abs(summary(study, "importance", metric).mean))
-    layer, number = divmod(head, study.sizes["head"])
-    effect = np.array(per_image(study, metric, layer, number))
-    if metric != "probability":
-        effect = np.abs(effect)
+def _most_typical(study: Study, metric: str) -> tuple[int, int, str | None]:
+    """The image whose importance vector is nearest to the mean of all, of those that are predicted rightly if
+    there are any; and the head that matters most on it."""
+    effect = table(study, "importance", metric)
+    vectors = effect.reshape(len(effect), -1)
+    apart = ((vectors - summary(study, "importance", metric).mean.ravel()) ** 2).sum(axis=1)
     right = predictions(study).right if "probability" in study else None
-    if right is not None and (right & np.isfinite(effect)).any():
-        effect[~right] = np.nan
-    return layer, number, study.image_ids[first_of(effect)]
+    if right is not None and (right & np.isfinite(apart)).any():
+        apart = np.where(right, apart, np.nan)
+    image = first_of(-apart)
+    layer, head = divmod(first_of(effect[image]), effect.shape[2])
+    return layer, head, study.image_ids[image]
 
 
 def first_of(values: Array) -> int:
@@ -203,9 +227,15 @@ def large(study: Study, name: str) -> Array:
     return _sealed(study.read(name))
 
 
+@lru_cache(maxsize=TABLES_KEPT)
+def table(study: Study, name: str, metric: str | None = None) -> Array:
+    """One number a head of every image, float32 (image, layer, head): an array, or one metric of importance."""
+    return _sealed(study.read(name) if metric is None else study.read(name, study.metric_index(metric)))
+
+
 @dataclass(frozen=True)
 class Summary:
-    """Of one value a head over all images, (layer, head) each. Images without a number are not counted.
+    """Of one value a head over the images of a set, (layer, head) each. Images without a number are not counted.
 
     Attributes:
         counted: Images with a number.
@@ -216,19 +246,22 @@ class Summary:
     counted: Array
 
 
-@lru_cache(maxsize=64)
-def summary(study: Study, name: str, metric: str | None = None) -> Summary:
-    """Mean and standard deviation over the images of `name`, (image, layer, head), or of one metric of it."""
-    heads = (study.sizes["layer"], study.sizes["head"])
+@lru_cache(maxsize=SETS_KEPT)
+def summary(study: Study, name: str, metric: str | None = None, images: str = "") -> Summary:
+    """Mean and standard deviation over an image set of `name`, (image, layer, head), or of one metric of it."""
+    values, inside = table(study, name, metric), members(study, images)
+    heads = values.shape[1:]
     count, total, squares = np.zeros(heads), np.zeros(heads), np.zeros(heads)
     centre = None
-    for block in _blocks(study, name, metric):
-        if centre is None:
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK].astype(np.float64)
+        if inside is not None:
+            block = block[inside[start : start + BLOCK]]
+        if centre is None and len(block):
             centre = _finite_mean(block)
         known = np.isfinite(block)
-        apart = np.where(
-            known, block - centre, 0.0
-        )  # about a centre: squares of small differences, not of large values
+        # About a centre: squares of small differences, not of large values.
+        apart = np.where(known, block - (0 if centre is None else centre), 0.0)
         count += known.sum(axis=0)
         total += apart.sum(axis=0)
         squares += (apart**2).sum(axis=0)
@@ -244,22 +277,88 @@ def _finite_mean(values: Array) -> Array:
     return np.asarray(np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
 
 
-def _blocks(study: Study, name: str, metric: str | None) -> Iterator[Array]:
-    """The array, float64, some thousand images at a time."""
-    lead = () if metric is None else (study.metric_index(metric),)
+@lru_cache(maxsize=SETS_KEPT)
+def strength_mean(study: Study, images: str = "") -> Array:
+    """Mean attention strength over an image set, float64 (layer, head, hop); NaN where no image has a number."""
+    inside = members(study, images)
+    total, count = 0.0, 0.0
+    kept = large(study, "strength") if 4 * math.prod(study["strength"].shape) <= MOST_KEPT_BYTES else None
     for start in range(0, study.sizes["image"], BLOCK):
-        yield study.read(name, *lead, slice(start, start + BLOCK)).astype(np.float64)
+        here = slice(start, start + BLOCK)
+        if inside is not None and not inside[here].any():
+            continue
+        block = study.read("strength", here) if kept is None else kept[here]
+        block = (block if inside is None else block[inside[here]]).astype(np.float64)
+        known = np.isfinite(block)
+        total = total + np.where(known, block, 0.0).sum(axis=0)
+        count = count + known.sum(axis=0)
+    if np.ndim(count) == 0:
+        return _sealed(np.full([study.sizes[dim] for dim in ("layer", "head", "hop")], np.nan))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return _sealed(np.asarray(total / count))
 
 
-@lru_cache(maxsize=64)
 def per_image(study: Study, metric: str, layer: int, head: int) -> Array:
-    """One head's importance on every image, float64 (image,)."""
-    return _sealed(np.concatenate([block[:, layer, head] for block in _blocks(study, "importance", metric)]))
+    """One head's importance on every image, (image,)."""
+    return np.asarray(table(study, "importance", metric)[:, layer, head])
 
 
 def of_image(study: Study, name: str, image: int, metric: str | None = None) -> Array:
     """One image's row of an array of (image, layer, head), or of one metric of importance: (layer, head)."""
-    return read(study, name, image) if metric is None else read(study, name, study.metric_index(metric), image)
+    return np.asarray(table(study, name, metric)[image])
+
+
+# --- image sets ---
+
+
+@lru_cache(maxsize=SETS_KEPT)
+def members(study: Study, images: str) -> Array | None:
+    """Which images are in a set, bool (image,); None is all.
+
+    Args:
+        images: The set's conditions, which the study can have (dashboard.selection.fits).
+    """
+    conditions = conditions_of(images)
+    if not conditions:
+        return None
+    return _sealed(np.logical_and.reduce([_holds(study, each) for each in conditions]))
+
+
+@lru_cache(maxsize=SETS_KEPT)
+def indices_of(study: Study, images: str) -> Array:
+    """Indices of a set's images, ascending."""
+    inside = members(study, images)
+    return _sealed(np.arange(study.sizes["image"]) if inside is None else np.flatnonzero(inside))
+
+
+def _holds(study: Study, condition: Condition) -> Array:
+    """On which images a condition holds. What is not known, NaN or no label, is in no set."""
+    match condition:
+        case Classes(classes):
+            return np.isin(read(study, "label"), classes)
+        case Prediction(right):
+            told = predictions(study)
+            known = (told.label >= 0) & (told.predicted >= 0)
+            return np.asarray(known & ((told.label == told.predicted) == right))
+        case Probability(low, high):
+            return _between(predictions(study).probability, low, high)
+        case Ids(part):
+            return np.array([part.casefold() in image.casefold() for image in study.image_ids])
+        case Lasso(vector, corners):
+            x, y = read(study, "image_layout", study.vectors.index(vector)).T
+            return np.asarray(shapely.contains_xy(shapely.make_valid(shapely.Polygon(corners)), x, y))
+        case Entropy(layer, head, low, high):
+            return _between(table(study, "entropy")[:, layer, head], low, high)
+
+
+def _between(values: Array, low: float, high: float) -> Array:
+    """Ends included, as far as the four figures that an address has of them tell."""
+    return np.asarray((values >= low - _half_a_figure(low)) & (values <= high + _half_a_figure(high)))
+
+
+def _half_a_figure(value: float) -> float:
+    """Half a step of the fourth figure."""
+    return 0.5 * 10.0 ** (math.floor(math.log10(abs(value))) - 3) if value else 0.0
 
 
 @dataclass(frozen=True)

@@ -1,57 +1,75 @@
 """What does a gesture change? The one writer of the selection: every click, key and address comes here.
 
-address ─┐                                ┌─> views, each drawing from the selection and the store
-clicks  ─┼─> write ──> SELECTION ─────────┤
-keys    ─┘      └────> address of the page└─> `settled`: the keys pressed meanwhile may come
+address ─┐                                 ┌─> views, each drawing from the selection and the store
+clicks  ─┼─> write ──> SELECTION, PLACE ───┤
+gestures┘      └────> address of the page  └─> `settled`: the gestures made meanwhile may come
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
-from dashboard.data import Shelf, StudyFacts, facts
+from dashboard.data import STUDIES_OPEN, Shelf, StudyFacts, facts, indices_of
+from dashboard.drawing import DRAWN
+from dashboard.image_sets import corners_of
+from dashboard.routes import pictures_url
 from dashboard.selection import (
     SELECTION,
+    THEMES,
     Selection,
     after_key,
     asked_for,
     find_image,
+    fits,
     resolve,
     to_search,
+    with_basket,
     with_choice,
+    with_class_toggled,
+    with_classes,
+    with_entropy,
     with_head,
     with_image,
+    with_large,
+    with_lasso,
     with_point,
+    with_prediction,
+    with_probability,
     with_rank,
     with_study,
     with_token,
+    with_top,
+    without_condition,
 )
-from dashboard.views import (
-    head_attention,
-    head_card,
-    head_grid,
-    head_importance,
-    header,
-    image_card,
-    image_overview,
-    pattern_map,
-    pruning,
-)
+from dashboard.views import head_importance, header, image_card, image_overview, pattern_map
+from dashboard.views.choice import Reasons
 from store.errors import StoreError
+from store.study import Study
 
-URL = "url"  # the address, when it was not this page that changed it: first load, back, forward
+URL = "url"  # {"search": the address, "theme": the browser's own}, when it was not this page that changed it
 ADDRESS = "address"  # what the address should be
-KEYS = "keys"  # keys pressed since the page last settled: {"keys": [...], "n": number}
-KEYS_DONE = "keys-done"
+PLACE = "place"  # what the browser must know beside the selection: the image's index, facts of the study
+GESTURES = "gestures"  # made since the page last settled: {"gestures": [{"kind", "value"}, ...], "n": number}
+ANSWERED = "answered"  # that number, when they are done
 NOTICE = "notice"
 EMPTY = "empty"
 STAGE = "stage"
 
-MOST_KEYS = 1000
+MOST_GESTURES = 1000
+
+# Why a study does not have some values of a field, for the buttons.
+LACKS: dict[str, Reasons] = {
+    "metric": head_importance.reasons,
+    "colour": image_overview.reasons,
+    "map": pattern_map.map_reasons,
+    "map_as": pattern_map.look_reasons,
+    "map_colour": pattern_map.colour_reasons,
+}
 
 NO_STUDY = [
     html.H2("No study yet"),
@@ -65,7 +83,7 @@ NO_STUDY = [
 
 
 def layout() -> list[Any]:
-    stores = [dcc.Store(id=each) for each in (SELECTION, URL, ADDRESS, KEYS, KEYS_DONE)]
+    stores = [dcc.Store(id=each) for each in (SELECTION, PLACE, URL, ADDRESS, GESTURES, ANSWERED)]
     return [*stores, html.Div(id=NOTICE, className="notice", role="status")]
 
 
@@ -96,59 +114,93 @@ def written(shelf: Shelf, before: object, source: object, value: object, typed: 
     if before is None and source == header.STUDY:  # picked on another page, before the workspace was ever shown
         return replace(from_address(shelf, f"?study={quote(str(value))}"), found=False)
     if before is None or source == URL:
-        return from_address(shelf, value.get("search") if isinstance(value, dict) and source == URL else "")
+        told = value if isinstance(value, dict) and source == URL else {}
+        return from_address(shelf, told.get("search"), told.get("theme"))
     try:
         chosen = Selection.from_data(before)
         known = facts(shelf.open(chosen.study))
+        if not fits(chosen, known):
+            return from_address(shelf, f"?study={quote(chosen.study)}", chosen.theme)
     except (ValueError, StoreError) as error:
         return _first(shelf, str(error))
     if source == header.STUDY:
         return _of_study(shelf, chosen, value)
-    if source == image_card.SEARCH:
+    if source == header.SEARCH:
         return Written(*find_image(chosen, known, typed if isinstance(typed, str) else ""))
-    return Written(after(chosen, known, source, value))
+    try:
+        return Written(after(chosen, known, source, value))
+    except StoreError as error:
+        return Written(chosen, str(error))
 
 
 def after(chosen: Selection, known: StudyFacts, source: object, value: Any) -> Selection:
     """The selection after a gesture within the study; unchanged by what makes no sense."""
-    if source == KEYS:
-        for key in _keys(value):
-            chosen = after_key(chosen, known, key)
-        return chosen
-    point = _point(value)
     match source:
-        case image_overview.GRAPH:
-            return with_image(chosen, known, point.get("pointIndex", point.get("pointNumber")))
-        case head_importance.GRAPH:
-            return with_rank(chosen, known, point.get("x"))
-        case head_grid.GRAPH:
-            return with_head(chosen, known, point.get("y"), point.get("x"))
-        case pattern_map.GRAPH:
-            return with_point(chosen, known, pattern_map.place_of(known, chosen, point))
-        case head_attention.TOKEN if isinstance(value, dict):
-            return with_token(chosen, known, value.get("token"))
-        case {"suggested": int(slot)}:
-            return with_image(chosen, known, head_attention.suggested_at(known, chosen, slot))
-        case image_card.RELEASE:
-            return after_key(chosen, known, "Escape")
+        case str() if source == GESTURES:
+            for kind, made in _gestures(value):
+                chosen = after_gesture(chosen, known, kind, made)
+        case str() if source == header.THEME:
+            return with_choice(chosen, known, "theme", value)
+        case str() if source == image_card.RELEASE:
+            return replace(chosen, image=None)
         case {"choice": str(field), "value": str(picked)} if field in known.choices:
             return with_choice(chosen, known, field, picked)
     return chosen
 
 
-def _point(click: object) -> Mapping[str, Any]:
-    points = click.get("points") if isinstance(click, dict) else None
-    return points[0] if isinstance(points, list) and points and isinstance(points[0], dict) else {}
+def after_gesture(chosen: Selection, known: StudyFacts, kind: object, value: Any) -> Selection:
+    """The selection after one gesture that a script told of; unchanged by what makes no sense."""
+    if kind == "key":
+        among = indices_of(known.study, chosen.images).tolist() if value in ("[", "]") and chosen.images else None
+        return after_key(chosen, known, value, among)
+    if isinstance(kind, str) and kind in WITH_A_VALUE:
+        return WITH_A_VALUE[kind](chosen, known, value)
+    match kind, value:
+        case "head", [layer, head]:
+            return with_head(chosen, known, layer, head)
+        case "basket", [layer, head]:
+            return with_basket(chosen, known, layer, head)
+        case "basket-clear", _:
+            return replace(chosen, basket="")
+        case "token", {"token": token, "direction": direction}:
+            return with_token(chosen, known, token, direction)
+        case "lasso", list():
+            return with_lasso(chosen, known, image_overview.vector_of(known.study, chosen.metric), corners_of(value))
+        case "drop", _:
+            return without_condition(chosen, value)
+        case "drop-all", _:
+            return replace(chosen, images="")
+    return chosen
 
 
-def _keys(value: object) -> list[object]:
-    keys = value.get("keys") if isinstance(value, dict) else None
-    return keys[:MOST_KEYS] if isinstance(keys, list) else []
+# Gestures that have one value, which the move looks at.
+WITH_A_VALUE: dict[str, Callable[[Selection, StudyFacts, Any], Selection]] = {
+    "rank": with_rank,
+    "image": with_image,
+    "point": with_point,
+    "top": lambda chosen, known, value: with_top(chosen, value),
+    "regions": lambda chosen, known, value: with_choice(chosen, known, "regions", value),
+    "large": with_large,
+    "class": with_class_toggled,
+    "classes": with_classes,
+    "prediction": with_prediction,
+    "probability": with_probability,
+    "brush": with_entropy,
+}
 
 
-def from_address(shelf: Shelf, search: object) -> Written:
+def _gestures(value: object) -> list[tuple[object, Any]]:
+    made = value.get("gestures") if isinstance(value, dict) else None
+    if not isinstance(made, list):
+        return []
+    return [(each.get("kind"), each.get("value")) for each in made[:MOST_GESTURES] if isinstance(each, dict)]
+
+
+def from_address(shelf: Shelf, search: object, theme: object = None) -> Written:
     """The selection that the address names, as far as it is there; the defaults where it names nothing."""
     asked = asked_for(search)
+    if theme in THEMES:
+        asked = {"theme": str(theme)} | asked
     if "study" not in asked:
         return _first(shelf, "", asked)
     try:
@@ -179,36 +231,53 @@ def _of_study(shelf: Shelf, chosen: Selection, name: object) -> Written:
         return Written(chosen, str(error))
 
 
+def place(known: StudyFacts, chosen: Selection) -> dict[str, Any]:
+    """What the browser must know beside the selection."""
+    index = None if chosen.image is None else known.image_indices[chosen.image]
+    return {"index": index, "facts": told(known.study)}
+
+
+@lru_cache(maxsize=STUDIES_OPEN)
+def told(study: Study) -> dict[str, Any]:
+    """Of a study, what scripts need; `lacks` says why it does not have some values, by field and value."""
+    known = facts(study)
+    return {
+        "name": known.name,
+        "pictures": pictures_url(known),
+        "layers": known.num_layers,
+        "heads": known.num_heads,
+        "tokens": known.num_tokens,
+        "grid": list(known.grid),
+        "prefix": list(known.prefix_tokens),
+        "has_cls": known.has_cls,
+        "aspect": study.sizes["x"] / study.sizes["y"],
+        "small": study.sizes["y"],
+        "images": len(known.image_ids),
+        "lacks": {field: dict(reasons(known)) for field, reasons in LACKS.items()},
+    }
+
+
 def register(app: Dash, shelf: Shelf) -> None:
     app.clientside_callback(ClientsideFunction("page", "search"), Output(URL, "data"), Input(URL, "id"))
 
     @app.callback(
         Output(SELECTION, "data"),
+        Output(PLACE, "data"),
         Output(ADDRESS, "data"),
         Output(header.STUDY, "value"),
         Output(NOTICE, "children"),
-        Output(KEYS_DONE, "data"),
+        Output(ANSWERED, "data"),
         Output(EMPTY, "children"),
         Output(STAGE, "hidden"),
         Input(URL, "data"),
         Input(header.STUDY, "value"),
-        Input(image_overview.GRAPH, "clickData"),
-        Input(image_card.SEARCH, "n_submit"),
-        Input({"choice": image_overview.COLOUR, "value": ALL}, "n_clicks"),
-        Input({"choice": head_importance.METRIC, "value": ALL}, "n_clicks"),
-        Input({"choice": pattern_map.MAP, "value": ALL}, "n_clicks"),
-        Input({"choice": pattern_map.COLOUR, "value": ALL}, "n_clicks"),
-        Input({"choice": head_card.CARD, "value": ALL}, "n_clicks"),
-        Input({"choice": pruning.PART, "value": ALL}, "n_clicks"),
-        Input(head_importance.GRAPH, "clickData"),
-        Input(head_grid.GRAPH, "clickData"),
-        Input(pattern_map.GRAPH, "clickData"),
-        Input(head_attention.TOKEN, "data"),
-        Input({"suggested": ALL}, "n_clicks"),
+        Input(header.THEME, "data"),
+        Input(header.SEARCH, "n_submit"),
+        Input({"choice": ALL, "value": ALL}, "n_clicks"),
         Input(image_card.RELEASE, "n_clicks"),
-        Input(KEYS, "data"),
+        Input(GESTURES, "data"),
         State(SELECTION, "data"),
-        State(image_card.SEARCH, "value"),
+        State(header.SEARCH, "value"),
     )
     def write(*values: Any) -> tuple[Any, ...]:
         before, typed = values[-2:]
@@ -219,16 +288,18 @@ def register(app: Dash, shelf: Shelf) -> None:
             if value is None:  # another page than the workspace is open
                 raise PreventUpdate
         result = written(shelf, before, source, value, typed)
-        done = value.get("n") if source == KEYS and isinstance(value, dict) else no_update
-        if result.chosen is None:
-            return None, no_update, no_update, result.notice, done, NO_STUDY, True
-        data = result.chosen.data()
-        address = {"search": to_search(result.chosen), "replace": result.found, "title": title(result.chosen)}
+        done = value.get("n") if source == GESTURES and isinstance(value, dict) else no_update
+        chosen = result.chosen
+        if chosen is None:
+            return None, None, no_update, no_update, result.notice, done, NO_STUDY, True
+        known, data = facts(shelf.open(chosen.study)), chosen.data()
+        address = {"search": to_search(chosen, known), "replace": result.found, "title": title(chosen)}
         unchanged = data == before
         return (
             no_update if unchanged else data,
+            no_update if unchanged else place(known, chosen),
             no_update if unchanged and not result.found else address,
-            result.chosen.study,
+            chosen.study,
             result.notice,
             done,
             None,
@@ -236,18 +307,9 @@ def register(app: Dash, shelf: Shelf) -> None:
         )
 
     app.clientside_callback(ClientsideFunction("page", "address"), Input(ADDRESS, "data"))
-
-    # Called once when all views have drawn.
-    app.clientside_callback(
-        ClientsideFunction("keys", "settled"),
-        Input(KEYS_DONE, "data"),
-        Input(head_importance.GRAPH, "figure"),
-        Input(head_grid.GRAPH, "figure"),
-        Input(pattern_map.GRAPH, "figure"),
-        Input(head_card.TABLE, "children"),
-        Input(head_attention.ATTENTION, "data"),
-        Input(image_card.CARD, "children"),
-    )
+    app.clientside_callback(ClientsideFunction("headscope", "selected"), Input(SELECTION, "data"), Input(PLACE, "data"))
+    # Called once when the answer is there and drawn.
+    app.clientside_callback(ClientsideFunction("headscope", "settled"), Input(ANSWERED, "data"), Input(DRAWN, "data"))
 
 
 def _triggered_value() -> Any:

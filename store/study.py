@@ -4,6 +4,7 @@ import difflib
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -279,9 +280,11 @@ class Study:
             asked.reset(token)
 
 
-def open_published(folder: Path) -> Study:
+def open_published(folder: Path, load: Callable[[Path], Manifest] = Manifest.load) -> Study:
     """The published study in `folder`.
 
+    Args:
+        load: Gives the manifest of a folder; another may keep what it has read.
     Raises:
         StudyNotFoundError: There is no such folder, or nothing is published in it.
         NewerSchemaError: A newer Headscope wrote it.
@@ -289,7 +292,7 @@ def open_published(folder: Path) -> Study:
     """
     folder = Path(folder)
     try:
-        manifest = Manifest.load(folder)
+        manifest = load(folder)
     except StudyNotFoundError:
         entry = _entry(folder) if folder.is_dir() else None
         if entry is None:
@@ -320,10 +323,14 @@ class StudyEntry:
     problem: str | None
 
 
-def list_studies(studies: Path) -> list[StudyEntry]:
-    """Every study in the folder `studies`, published or not, by name. A folder that is not there has none."""
+def list_studies(studies: Path, load: Callable[[Path], Manifest] = Manifest.load) -> list[StudyEntry]:
+    """Every study in the folder `studies`, published or not, by name. A folder that is not there has none.
+
+    Args:
+        load: As of `open_published`.
+    """
     folders = sorted(path for path in studies.glob("*") if path.is_dir())
-    return [entry for entry in map(_entry, folders) if entry is not None]
+    return [entry for entry in (_entry(folder, load) for folder in folders) if entry is not None]
 
 
 def delete(folder: Path) -> None:
@@ -349,10 +356,10 @@ def delete(folder: Path) -> None:
         lock.release()
 
 
-def _entry(folder: Path) -> StudyEntry | None:
+def _entry(folder: Path, load: Callable[[Path], Manifest] = Manifest.load) -> StudyEntry | None:
     manifest, problem = None, None
     try:
-        manifest = Manifest.load(folder) if paths.manifest_path(folder).exists() else None
+        manifest = load(folder) if paths.manifest_path(folder).exists() else None
     except (DamagedError, NewerSchemaError) as error:
         problem = str(error)
     done, total = _progress(folder, manifest)
