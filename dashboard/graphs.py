@@ -1,5 +1,6 @@
 """What do all graphs share? Their wrapper, which sends nothing anywhere, and the greys around the data."""
 
+import base64
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ def figure(colours: Palette, traces: list[Any], **layout: Any) -> go.Figure:
         "hoverlabel": {
             "bgcolor": colours.panel,
             "bordercolor": colours.line,
-            "font": {"color": colours.text},
+            "font": {"color": colours.text, "family": FONT, "size": FONT_SIZE},
         },
     }
     return go.Figure(data=traces, layout=greys | axes | layout)
@@ -73,6 +74,13 @@ def _axis(colours: Palette, text: str = "", **given: Any) -> dict[str, Any]:
 def blank(colours: Palette) -> go.Figure:
     """What a graph shows when its panel has something to say instead."""
     return figure(colours, [], xaxis={"visible": False}, yaxis={"visible": False})
+
+
+def sent(array: Array) -> dict[str, str]:
+    """An array as Plotly's script, and ours, read it: bytes in base64, not a list of numbers."""
+    kind = {"float32": "f4", "int32": "i4", "uint8": "u1", "int8": "i1"}[array.dtype.name]
+    packed = {"dtype": kind, "bdata": base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()}
+    return packed | ({"shape": ", ".join(map(str, array.shape))} if array.ndim > 1 else {})
 
 
 def colorbar(colours: Palette, title: str) -> dict[str, Any]:

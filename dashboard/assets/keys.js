@@ -1,34 +1,15 @@
-/* Which keys move the selection? They are sent together when the page has drawn what was asked before. */
-window.dash_clientside = window.dash_clientside || {};
+/* Which keys move the selection? What they do is said in dashboard/selection.py; those of one panel are its own. */
 (() => {
-    const MOVES = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "[", "]", "Escape"];
-    const PATIENCE = 3000; // ms; a server that does not answer must not silence the keys
-
-    let waiting = [];
-    let sentAt = 0; // 0: the page is settled
-    let sent = 0;
-
-    function send() {
-        if (waiting.length && performance.now() - sentAt > PATIENCE) {
-            sentAt = performance.now();
-            window.dash_clientside.set_props("keys", {data: {keys: waiting, n: ++sent}});
-            waiting = [];
-        }
-    }
-
-    window.dash_clientside.keys = {
-        settled(done) {
-            if (done === undefined || done === null || done >= sent) {
-                sentAt = -Infinity;
-                requestAnimationFrame(send);
-            }
-        },
-    };
-    sentAt = -Infinity;
-
+    const MOVES = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "[", "]", "b", "u", "Escape"];
     const isTyping = element => element.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(element.tagName);
+    let under = ""; // the panel under the pointer
+
+    addEventListener("pointerover", event => { under = event.target.closest?.(".stage .panel")?.dataset.panel ?? under; });
 
     addEventListener("keydown", event => {
+        if (event.defaultPrevented) {
+            return; // a slider or a menu has taken it
+        }
         if (isTyping(event.target)) {
             if (event.key === "Escape") {
                 event.target.blur();
@@ -37,7 +18,7 @@ window.dash_clientside = window.dash_clientside || {};
         }
         // AltGr writes the brackets on many keyboards.
         const withModifier = (event.ctrlKey || event.metaKey || event.altKey) && !event.getModifierState("AltGraph");
-        if (withModifier || document.querySelector(".modal.show")) {
+        if (withModifier || document.querySelector(".modal.show, dialog[open]")) {
             return;
         }
         if (event.key === "?") {
@@ -46,13 +27,15 @@ window.dash_clientside = window.dash_clientside || {};
             return; // arrows move in lists and tables there
         } else if (event.key === "/") {
             event.preventDefault();
-            document.getElementById("image-card-search").focus();
+            document.getElementById("search").focus();
+        } else if (event.key === "f") {
+            const panel = headscope.selection?.large || document.activeElement.closest?.(".stage .panel")?.dataset.panel || under;
+            headscope.gesture("large", panel);
         } else if (MOVES.includes(event.key)) {
             if (event.key.startsWith("Arrow")) {
                 event.preventDefault();
             }
-            waiting.push(event.key);
-            send();
+            headscope.gesture("key", event.key);
         }
     });
 })();
