@@ -1,46 +1,72 @@
-"""Which heads matter? One importance metric over all heads of all layers (Fig. 1B1 and 7)."""
+"""Which heads matter? One importance metric over all heads (Fig. 1B1 and 7): a curve, or a grid of layers and heads.
+
+The selected head is no part of the figures: importance.js lays it over them, so that moving it draws nothing anew.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from dash import Dash, Input, Output, html
+from dash import Output, html
 
 from dashboard import graphs
-from dashboard.data import Array, Shelf, StudyFacts, Summary, of_image, predictions, summary
-from dashboard.selection import SELECTION, Selection, head_label
-from dashboard.theme import Palette, faded, palette
+from dashboard.data import Array, StudyFacts, Summary, indices_of, members, of_image, predictions, summary
+from dashboard.drawing import Drawing
+from dashboard.exports import Columns, Export
+from dashboard.selection import Selection, head_label
+from dashboard.theme import Palette, colorscale, faded, palette
 from dashboard.views import choice
-from dashboard.views.header import THEME
-from dashboard.views.panel import panel, shown
+from dashboard.views.panel import panel
 from dashboard.words import METRICS, count, number
 
 GRAPH = "head-importance-graph"
 READING = "head-importance-reading"
-METRIC = "metric"
 
+PEAKS = 5  # heads that are named on the curve
 MARKED_HEADS = 200  # up to so many heads each has a dot; more would touch
 FEWEST_FOR_SD = 2
+# Of the height of what is drawn: room for the names beyond the curve, and for the strip of layers below it.
+NAMES_ROOM, STRIP_ROOM = 0.2, 0.14
+# The deviation may add so much of the height of the curves; more of it is cut off, or the curves were flat.
+MOST_SPREAD = 1.0
+MOST_NAMED_LAYERS = 25  # below a grid; of more, every second is
+LEFT = 66  # pixels beside the plot, for ticks and a title of two lines
+LONG_TITLE = 16  # letters of an axis's title that a low panel has room for
+
+SET_MEAN, THIS_IMAGE = "mean of the set", "this image"
 
 
 def layout() -> html.Section:
-    metrics = choice.layout(METRIC, {name: words.label for name, words in METRICS.items()}, "Importance metric")
-    return panel("head-importance", "Head importance", READING, graphs.graph(GRAPH), metrics)
+    tools = [
+        choice.layout("metric", {name: words.label for name, words in METRICS.items()}, "Importance metric"),
+        choice.layout("curve", {"line": "line", "grid": "grid"}, "Curve or grid of the heads"),
+        html.Span(
+            ["order", choice.layout("sort", {"model": "model", "importance": "importance"}, "Order of the heads")],
+            className="sort",
+        ),
+    ]
+    return panel("head-importance", "Head importance", READING, graphs.graph(GRAPH), tools, EXPORTS)
 
 
-def register(app: Dash, shelf: Shelf) -> None:
-    @app.callback(Output(GRAPH, "figure"), Output(READING, "children"), Input(SELECTION, "data"), Input(THEME, "data"))
-    def draw(data: object, theme: object) -> tuple[go.Figure, Any]:
-        colours = palette(theme)
+def draw(facts: StudyFacts, chosen: Selection) -> tuple[go.Figure, Any]:
+    """The curve or the grid, and how to read it."""
+    heads, colours = Heads.of(facts, chosen), palette(chosen.theme)
+    if chosen.curve == "grid":
+        return grid_figure(heads, chosen, colours), grid_reading(heads, chosen)
+    return curve_figure(heads, chosen, colours), curve_reading(heads, chosen, colours)
 
-        def view(facts: StudyFacts, chosen: Selection) -> tuple[go.Figure, Any]:
-            curve = Curve.of(facts, chosen)
-            return importance_figure(curve, chosen, colours), reading(curve, chosen)
 
-        return shown(shelf, data, view, graphs.blank(colours))
+def blank(colours: Palette) -> tuple[go.Figure]:
+    return (graphs.blank(colours),)
 
-    choice.register(app, shelf, METRIC, reasons)
+
+DRAWING = Drawing(
+    outputs=(Output(GRAPH, "figure"), Output(READING, "children")),
+    fields=("images", "image", "metric", "curve", "sort"),
+    draw=draw,
+    blank=blank,
+)
 
 
 def reasons(facts: StudyFacts) -> dict[str, str]:
@@ -49,131 +75,224 @@ def reasons(facts: StudyFacts) -> dict[str, str]:
     return {name: left_out.get(name, "not in this study") for name in METRICS if name not in facts.metrics}
 
 
+# --- what is drawn ---
+
+
 @dataclass(frozen=True)
-class Curve:
-    """What is drawn: a value a head, (layer, head).
+class Heads:
+    """A value a head, (layer, head).
 
     Attributes:
-        over_set: Mean and standard deviation over all images.
+        over_set: Mean and standard deviation over the image set.
         of_image: The selected image's own, or None.
-        unpruned: The value with nothing pruned, for the dashed line, or None where it is no such metric.
+        low_matters: Whether the lowest value is that of the most important head.
+        unpruned: The value with nothing pruned, or None where it is no such metric.
     """
 
     over_set: Summary
     of_image: Array | None
-    unpruned: float | None
+    low_matters: bool = False
+    unpruned: float | None = None
 
     @classmethod
-    def of(cls, facts: StudyFacts, chosen: Selection) -> "Curve":
-        """Of a study and a selection."""
-        study, name = facts.study, METRICS[chosen.metric].curve
+    def of(cls, facts: StudyFacts, chosen: Selection) -> "Heads":
+        """Of a study and a selection. The grid has importance itself, the curve what METRICS says it shows."""
+        study, name = facts.study, array_of(chosen)
         metric = chosen.metric if name == "importance" else None
         image = None if chosen.image is None else facts.image_indices[chosen.image]
-        unpruned = None
-        if name == "pruned_probability":
-            before = predictions(study).probability
-            unpruned = float(before[image] if image is not None else _mean(before))
+        over_set = summary(study, name, metric, chosen.images)
         row = None if image is None else of_image(study, name, image, metric)
-        return cls(summary(study, name, metric), row, unpruned)
+        if name == "importance":
+            return cls(over_set, row)
+        before = predictions(study).probability
+        inside = members(study, chosen.images)
+        return cls(over_set, row, True, _mean(before if inside is None else before[inside], image, before))
 
     @property
     def shown(self) -> Array:
-        """The curve that is clicked, (layer, head)."""
+        """What is clicked and sorted by: the image's own values, or the means."""
         return self.over_set.mean if self.of_image is None else self.of_image
 
+    @property
+    def whose(self) -> str:
+        return SET_MEAN if self.of_image is None else THIS_IMAGE
 
-def _mean(values: Array) -> float:
+    def order(self) -> Array:
+        """Ranks of the heads (layer · num_heads + head), the most important first; those without a value last."""
+        values = np.asarray(self.shown, np.float64).ravel()
+        least_first = values if self.low_matters else -values
+        return np.argsort(np.where(np.isfinite(values), least_first, np.inf), kind="stable")
+
+    def peaks(self) -> list[int]:
+        """Ranks of the most important heads."""
+        return [int(rank) for rank in self.order()[:PEAKS] if np.isfinite(self.shown.ravel()[rank])]
+
+    def said(self) -> list[str]:
+        """Of each head, by rank: its name and its values in words."""
+        num_heads = self.over_set.mean.shape[1]
+        mean, sd, counted = (each.ravel() for each in (self.over_set.mean, self.over_set.sd, self.over_set.counted))
+        own = None if self.of_image is None else self.of_image.ravel()
+        lines = []
+        for rank in range(mean.size):
+            spread = f" ± {number(sd[rank])}" if counted[rank] >= FEWEST_FOR_SD else ""
+            here = "" if own is None else f"{THIS_IMAGE}: {number(own[rank])}; "
+            name = head_label(*divmod(rank, num_heads))
+            lines.append(f"<b>{name}</b> · {here}{SET_MEAN} {number(mean[rank])}{spread}")
+        return lines
+
+
+def array_of(chosen: Selection) -> str:
+    """The array that is drawn, of store.schema."""
+    return "importance" if chosen.curve == "grid" else METRICS[chosen.metric].curve
+
+
+def _mean(values: Array, image: int | None, every: Array) -> float:
+    """Of the image, or of all that are known."""
+    if image is not None:
+        return float(every[image])
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else float("nan")
 
 
-def importance_figure(curve: Curve, chosen: Selection, colours: Palette) -> go.Figure:
-    """Lines over all heads, layer by layer. A click reports x = layer · num_heads + head."""
-    num_layers, num_heads = curve.over_set.mean.shape
-    words = METRICS[chosen.metric]
-    traces = [
-        _spread(curve.over_set, colours),
-        *_lines(curve, colours),
-        _selected_point(curve, chosen, colours),
-    ]
+# --- the curve ---
+
+
+def curve_figure(heads: Heads, chosen: Selection, colours: Palette) -> go.Figure:
+    """Lines over all heads, in the order that is picked.
+
+    For importance.js: the last trace is named "heads", its customdata has the head's rank at each place of the x
+    axis; layout.meta has the ranks of the peaks. Below a sorted curve there is room for its strip of layers.
+    """
+    num_layers, num_heads = heads.over_set.mean.shape
+    in_model = chosen.sort == "model"
+    order = np.arange(num_layers * num_heads) if in_model else heads.order()
+    mean, sd, counted = (
+        np.asarray(each, np.float64).ravel()[order]
+        for each in (heads.over_set.mean, heads.over_set.sd, heads.over_set.counted)
+    )
+    x, y = band(mean, sd, counted)
+    low, high = ends(heads)
+    traces = [_spread(x, y, colours)]
+    if not in_model:
+        low -= STRIP_ROOM * (high - low)
+    if heads.of_image is not None:
+        traces.append(_line(mean, faded(colours.muted, 0.6), 1.2))
+    said, title = heads.said(), METRICS[chosen.metric].curve_axis
+    traces.append(
+        _line(np.asarray(heads.shown).ravel()[order], colours.text, 1.8, order, [said[rank] for rank in order])
+    )
     return graphs.figure(
         colours,
         traces,
-        margin={"l": 52, "r": 10, "t": 18, "b": 30},
+        margin={"l": LEFT, "r": 10, "t": 4, "b": 20},
         hovermode="x",
         hoverdistance=-1,  # the nearest head, wherever the pointer is
-        clickmode="event",
         dragmode=False,
-        uirevision="fixed",
-        xaxis={
-            "range": [-0.6, num_layers * num_heads - 0.4],
-            "tickvals": [(layer + 0.5) * num_heads - 0.5 for layer in range(num_layers)],
-            "ticktext": [f"L{layer}" for layer in range(num_layers)],
-            "ticks": "",
-            "showgrid": False,
-            "fixedrange": True,
-        },
+        meta={"peaks": heads.peaks(), "low_matters": heads.low_matters},
+        xaxis=_x_axis(num_layers, num_heads, in_model),
         yaxis={
-            "text": words.curve_axis,
+            "text": title if len(title) <= LONG_TITLE else title.replace(", ", ",<br>"),
             "fixedrange": True,
-            "rangemode": "normal" if words.signed else "tozero",
+            "range": [low, high],
             "nticks": 6,
         },
         shapes=[
-            *(_shade(layer, num_heads, colours) for layer in range(1, num_layers, 2)),
-            *_dashed(curve.unpruned, colours),
-            _selected_line(chosen, num_heads, colours),
+            *(_shade(layer, num_heads, colours) for layer in range(1, num_layers, 2) if in_model),
+            *_dashed(heads.unpruned, colours),
         ],
-        annotations=[_selected_label(curve, chosen, num_heads, colours)],
     )
 
 
-def _lines(curve: Curve, colours: Palette) -> list[go.Scatter]:
-    """The mean alone; or the image's own curve over a faint mean. Only the last answers the pointer."""
-    if curve.of_image is None:
-        return [_line(curve.over_set.mean, colours.text, 1.8, "mean")]
-    return [
-        _line(curve.over_set.mean, faded(colours.muted, 0.6), 1.2),
-        _line(curve.of_image, colours.text, 1.8, "this image"),
-    ]
+def ends(heads: Heads) -> tuple[float, float]:
+    """Of the y axis: the curves, as much of the deviation as leaves them legible, and room for names where the
+    important heads are: above, or below where low values matter."""
+    (low, high), cut = _of_curves(heads), spread_beyond(heads)
+    height, (below, above) = high - low, cut
+    scale = min(1.0, MOST_SPREAD * height / (below + above)) if below + above else 1.0
+    low, high = low - scale * below, high + scale * above
+    names = NAMES_ROOM * (high - low)
+    if heads.low_matters:
+        return max(low - names, min(low, 0.0)), high + 0.04 * (high - low)
+    return low, high + names
 
 
-def _line(values: Array, colour: str, width: float, whose: str = "") -> go.Scatter:
-    """One curve of (layer, head); it answers the pointer only if it says whose it is. NaN is a gap."""
-    num_heads = values.shape[1]
-    names = [f"{head_label(*divmod(rank, num_heads))} · {whose}" for rank in range(values.size)]
-    hover = {"text": names, "hovertemplate": "%{text}: %{y:.3~g}<extra></extra>"}
+def _of_curves(heads: Heads) -> tuple[float, float]:
+    """Lowest and highest value that must be seen; never alike."""
+    unpruned = np.array([heads.unpruned], np.float64)  # None is NaN
+    zero = np.array([np.nan if heads.low_matters else 0.0])
+    values = np.concatenate([heads.over_set.mean.ravel(), heads.shown.ravel(), unpruned, zero])
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    return low, (high if high > low else low + 1.0)
+
+
+def spread_beyond(heads: Heads) -> tuple[float, float]:
+    """How far mean ± sd goes below and above the curves."""
+    low, high = _of_curves(heads)
+    _, y = band(*(each.ravel() for each in (heads.over_set.mean, heads.over_set.sd, heads.over_set.counted)))
+    known = y[np.isfinite(y)]
+    return (max(0.0, low - float(known.min())), max(0.0, float(known.max()) - high)) if known.size else (0.0, 0.0)
+
+
+def _x_axis(num_layers: int, num_heads: int, in_model: bool) -> dict[str, Any]:
+    size = num_layers * num_heads
+    if in_model:
+        at = [(layer + 0.5) * num_heads - 0.5 for layer in range(num_layers)]
+        text = [f"L{layer}" for layer in range(num_layers)]
+    else:
+        step = next((each for each in (5, 10, 20, 50) if size <= 12 * each), 100)
+        places = [1, *range(step, size + 1, step)]
+        at, text = [place - 1 for place in places], [ordinal(place) for place in places]
+    return {
+        "range": [-0.6, size - 0.4],
+        "tickvals": at,
+        "ticktext": text,
+        "ticks": "",
+        "showgrid": False,
+        "fixedrange": True,
+    }
+
+
+def ordinal(place: int) -> str:
+    """As 1st, 2nd, 11th, 23rd."""
+    ending = "th" if place // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place}{ending}"
+
+
+def _line(
+    values: Array, colour: str, width: float, order: Array | None = None, said: list[str] | None = None
+) -> go.Scatter:
+    """One curve; it answers the pointer only if it has what to say. NaN is a gap."""
+    answers: dict[str, Any] = {"hoverinfo": "skip"}
+    if order is not None:
+        answers = {
+            "name": "heads",
+            "customdata": order.astype(np.uint16),
+            "text": said,
+            "hovertemplate": "%{text}<extra></extra>",
+        }
     return go.Scatter(
         x=np.arange(values.size, dtype=np.float32),
-        y=np.asarray(values, np.float32).ravel(),
-        mode="lines+markers" if values.size <= MARKED_HEADS and whose else "lines",
+        y=np.asarray(values, np.float32),
+        mode="lines+markers" if values.size <= MARKED_HEADS and order is not None else "lines",
         line={"color": colour, "width": width},
         marker={"size": 5, "color": colour},
         connectgaps=False,
-        **(hover if whose else {"hoverinfo": "skip"}),
+        **answers,
     )
 
 
-def _spread(over_set: Summary, colours: Palette) -> go.Scatter:
-    x, y = band(over_set)
-    return go.Scatter(
-        x=x,
-        y=y,
-        mode="lines",
-        line={"width": 0},
-        hoverinfo="skip",
-        fill="toself",
-        fillcolor=faded(colours.muted, 0.15),
-    )
+def _spread(x: Array, y: Array, colours: Palette) -> go.Scatter:
+    fill = faded(colours.muted, 0.15)
+    return go.Scatter(x=x, y=y, mode="lines", line={"width": 0}, hoverinfo="skip", fill="toself", fillcolor=fill)
 
 
-def band(over_set: Summary) -> tuple[Array, Array]:
+def band(mean: Array, sd: Array, counted: Array) -> tuple[Array, Array]:
     """Outline of mean ± sd, x and y: a polygon for each run of heads that have both, NaN between polygons.
 
     It ends at 0, as all values of a curve do: they are probabilities and distances.
     """
-    mean, sd = over_set.mean.ravel(), over_set.sd.ravel()
-    known = np.isfinite(mean) & (over_set.counted.ravel() >= FEWEST_FOR_SD)
+    known = np.isfinite(mean) & (counted >= FEWEST_FOR_SD)
     x = np.arange(mean.size, dtype=np.float64)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
     between = np.full(1, np.nan)
@@ -215,40 +334,122 @@ def _dashed(unpruned: float | None, colours: Palette) -> list[dict[str, Any]]:
     ]
 
 
-def _selected_line(chosen: Selection, num_heads: int, colours: Palette) -> dict[str, Any]:
-    rank = chosen.layer * num_heads + chosen.head
-    line = {"color": colours.accent, "width": 2}
-    return {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": rank, "x1": rank, "line": line}
+def curve_reading(heads: Heads, chosen: Selection, colours: Palette) -> list[Any]:
+    """How to read the curve, and what is not in it."""
+    whose = "Mean ± sd of the set" if heads.of_image is None else "Faint: mean ± sd of the set"
+    low, high = _of_curves(heads)
+    cut = ", cut off." if sum(spread_beyond(heads)) > MOST_SPREAD * (high - low) else "."
+    dashed = "" if heads.unpruned is None else f"Dashed, {number(heads.unpruned)}: none pruned. "
+    said = [f"{METRICS[chosen.metric].curve_reading} {dashed}{whose}{cut}{_missing(heads, 'gap')}"]
+    if chosen.sort == "model":
+        return said
+    ramp = html.I(className="ramp", style={"background": f"linear-gradient(to right, {', '.join(colours.layers)})"})
+    last = heads.over_set.mean.shape[0] - 1
+    return [*said, " Strip: L0", ramp, f"L{last}."]
 
 
-def _selected_label(curve: Curve, chosen: Selection, num_heads: int, colours: Palette) -> dict[str, Any]:
-    """The head's name and value, on the side of its line that has room."""
-    rank = chosen.layer * num_heads + chosen.head
-    value = number(float(curve.shown[chosen.layer, chosen.head]))
-    return {
-        "x": rank, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False, "borderpad": 1,
-        "xanchor": "right" if rank > curve.shown.size / 2 else "left",
-        "text": f"<b>{chosen.label}</b> {value}", "font": {"color": colours.accent},
-    }  # fmt: skip
+def _missing(heads: Heads, thing: str) -> str:
+    missing = int((~np.isfinite(heads.shown)).sum())
+    return f" {count(missing, thing)}: not finite." if missing else ""
 
 
-def _selected_point(curve: Curve, chosen: Selection, colours: Palette) -> go.Scatter:
-    num_heads = curve.shown.shape[1]
-    outline = {"color": colours.accent, "width": 3}
-    return go.Scatter(
-        x=[chosen.layer * num_heads + chosen.head],
-        y=[float(curve.shown[chosen.layer, chosen.head])],
-        mode="markers",
-        hoverinfo="skip",
-        cliponaxis=False,
-        marker={"size": 10, "color": colours.panel, "line": outline},
+# --- the grid ---
+
+
+def grid_figure(heads: Heads, chosen: Selection, colours: Palette) -> go.Figure:
+    """Heat map of the heads, a column a layer, so that layers stand where the curve has them, in a low panel too. For
+    importance.js, its trace is named "heads"."""
+    values, words = heads.shown, METRICS[chosen.metric]
+    num_layers, num_heads = values.shape
+    lowest, highest = limits(values, words.signed)
+    cells = go.Heatmap(
+        name="heads",
+        z=np.asarray(values.T, np.float32),
+        x=[f"L{layer}" for layer in range(num_layers)],
+        y=[f"H{head}" for head in range(num_heads)],
+        text=np.array(heads.said()).reshape(values.shape).T.tolist(),
+        colorscale=colorscale(colours.diverging if words.signed else colours.sequential),
+        zmin=lowest,
+        zmax=highest,
+        xgap=1,
+        ygap=1,
+        hoverongaps=False,
+        hovertemplate="%{text}<extra></extra>",
+        colorbar=graphs.colorbar(colours, "<br>".join(words.axis.rsplit(" ", 1))),
+    )
+    axis = {"type": "category", "showgrid": False, "ticks": "", "fixedrange": True, "tickangle": 0}
+    return graphs.figure(
+        colours,
+        [cells],
+        margin={"l": LEFT, "r": 92, "t": 4, "b": 20},
+        dragmode=False,
+        xaxis=axis | {"tickvals": cells.x[:: 1 + num_layers // MOST_NAMED_LAYERS]},
+        yaxis=axis | {"autorange": "reversed"},
     )
 
 
-def reading(curve: Curve, chosen: Selection) -> str:
-    """How to read the curve, and what is not in it."""
-    whose = "Mean ± sd of the set." if curve.of_image is None else "Faint: mean ± sd."
-    missing = int((~np.isfinite(curve.shown)).sum())
-    gaps = f" {count(missing, 'gap')}: not finite." if missing else ""
-    dashed = "" if curve.unpruned is None else f"Dashed, {number(curve.unpruned)}: none pruned. "
-    return f"{METRICS[chosen.metric].curve_reading} {dashed}{whose}{gaps}"
+def limits(values: Array, signed: bool) -> tuple[float, float]:
+    """Ends of the colour scale: from 0, or alike on both sides of it for a signed metric; never empty."""
+    known = np.abs(values[np.isfinite(values)])
+    highest = float(known.max()) if known.size and known.max() > 0 else 1.0
+    return (-highest if signed else 0.0), highest
+
+
+def grid_reading(heads: Heads, chosen: Selection) -> str:
+    """How to read the grid, and what is not in it."""
+    whose = "Mean of the set." if heads.of_image is None else "This image."
+    return f"{METRICS[chosen.metric].reading} {whose}{_missing(heads, 'blank')}"
+
+
+# --- what leaves the page ---
+
+
+def numbers(facts: StudyFacts, chosen: Selection) -> Columns:
+    """What is drawn, a row a head in the order of the model."""
+    heads = Heads.of(facts, chosen)
+    num_layers, num_heads = heads.over_set.mean.shape
+    columns = {
+        "layer": np.repeat(np.arange(num_layers), num_heads),
+        "head": np.tile(np.arange(num_heads), num_layers),
+        "mean": heads.over_set.mean.ravel(),
+        "sd": heads.over_set.sd.ravel(),
+        "counted": heads.over_set.counted.ravel(),
+    }
+    return columns if heads.of_image is None else columns | {"image": heads.of_image.ravel()}
+
+
+def python(facts: StudyFacts, chosen: Selection) -> str:
+    """Lines that give `numbers` from the store alone."""
+    name = array_of(chosen)
+    lead = f"{name!r}, study.metric_index({chosen.metric!r})" if name == "importance" else repr(name)
+    lines = [
+        *opening(facts, chosen),
+        f"values = np.ma.masked_invalid(study.read({lead})[images].astype(float))  # (image, layer, head)",
+        "mean, sd = values.mean(axis=0), values.std(axis=0)",
+        "layer, head = np.indices(mean.shape).reshape(2, -1)",
+        "numbers = {",
+        '    "layer": layer,',
+        '    "head": head,',
+        '    "mean": mean.filled(np.nan).ravel(),',
+        '    "sd": sd.filled(np.nan).ravel(),',
+        '    "counted": values.count(axis=0).ravel(),',
+        "}",
+    ]
+    if chosen.image is not None:
+        lines.append(f'numbers["image"] = study.read({lead}, study.image_index({chosen.image!r})).ravel()')
+    return "\n".join(lines) + "\n"
+
+
+def opening(facts: StudyFacts, chosen: Selection) -> list[str]:
+    """Lines that open the study, and pick the images of the set."""
+    images = f"{indices_of(facts.study, chosen.images).tolist()}  # {chosen.images}" if chosen.images else "slice(None)"
+    return [
+        "import headscope",
+        "import numpy as np",
+        "",
+        f"study = headscope.open_study({facts.name!r})",
+        f"images = {images}",
+    ]
+
+
+EXPORTS = (Export("head-importance", "Head importance", numbers, python, f"graph:{GRAPH}"),)
