@@ -16,10 +16,10 @@ PATIENCE = 60_000  # ms
 
 # Seconds from a key until the bars of another head are painted: two frames after they are in the page.
 MEASURED = """key => new Promise(found => {
-    const began = performance.now(), card = document.getElementById("pruning");
+    const began = performance.now(), body = document.getElementById("pruning-body");
     const parts = document.getElementById("pruning-parts"), before = parts.ariaLabel;
     const painted = () => found((performance.now() - began) / 1000);
-    const look = () => parts.ariaLabel !== before && card.className === "pruning"
+    const look = () => parts.ariaLabel !== before && body.className === "prunings"
         ? requestAnimationFrame(() => requestAnimationFrame(painted)) : requestAnimationFrame(look);
     for (const type of ["keydown", "keyup"]) {
         dispatchEvent(new KeyboardEvent(type, {key}));
@@ -60,14 +60,14 @@ def _timed(rounds: int, url: str, study: str) -> tuple[Timed, Timed]:
         browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport=SCREEN)
         try:
-            page.goto(f"{url.rstrip('/')}/?{urlencode({'study': study, 'card': 'pruning', 'layer': 0, 'head': 0})}")
+            page.goto(f"{url.rstrip('/')}/?{urlencode({'study': study, 'layer': 0, 'head': 0})}")
         except Error as error:
             raise ValueError(f"no page at {url!r}: {error.message.splitlines()[0]}; give --url") from None
-        page.wait_for_selector(".modes .bar", timeout=PATIENCE)
+        page.wait_for_selector(".modes .bar:not([hidden])", timeout=PATIENCE)
         for _ in range(random.randrange(1, 50)):
             page.keyboard.press("]")
         page.wait_for_timeout(PAUSE)
-        page.wait_for_selector("#pruning:not(.stale)", timeout=PATIENCE)
+        page.wait_for_selector("#pruning-body:not(.stale)", timeout=PATIENCE)
         layers, heads = re.search(r"(\d+) × (\d+) heads", page.inner_text("#study-facts")).groups()
         for timed, key in ((first, "ArrowRight"), (again, "ArrowLeft")):
             for _ in range(min(rounds, int(layers) * int(heads) - 1)):

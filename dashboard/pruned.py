@@ -1,12 +1,12 @@
-"""What came of pruning a head? The result of a job as numbers, and the request that it answers. No Dash."""
+"""What came of pruning heads? The result of jobs as numbers, and the requests that they answer. No Dash."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dashboard.data import Array, StudyFacts
-from dashboard.selection import Selection
+from dashboard.data import Array, StudyFacts, indices_of, of_image, per_image
+from dashboard.selection import WHOLE_HEAD, Selection
 from dashboard.words import METRICS
 from workers.jobs import (
     CLS_CLS,
@@ -18,36 +18,53 @@ from workers.jobs import (
     PruneRequest,
 )
 
-# What is switched off, by the names that the selection has for it.
+# The four regions of a head's attention, source → target, as they lie in its matrix.
 REGIONS = {
-    "none": 0,
-    "all": CLS_CLS | CLS_PATCHES | PATCHES_CLS | PATCHES_PATCHES,
-    "patches": PATCHES_PATCHES,
-    "cls": CLS_CLS,
-    "crossing": CLS_PATCHES | PATCHES_CLS,
-    "cls-related": CLS_CLS | CLS_PATCHES | PATCHES_CLS,
+    CLS_CLS: "CLS→CLS",
+    CLS_PATCHES: "CLS→patches",
+    PATCHES_CLS: "patches→CLS",
+    PATCHES_PATCHES: "patches→patches",
 }
-# In the order of the paper's Fig. 4B.
-SHOWN = tuple(sorted(REGIONS, key=lambda part: MODES.index(REGIONS[part])))
+
+# Of a result, what has a row for each set of regions.
+BY_REGIONS = ("probability", "pruned_probability", "jsd", "cls_distance", "patch_distance", "top_after")
 
 
-def request_of(facts: StudyFacts, chosen: Selection) -> PruneRequest:
-    """The selected head pruned on the selected image; without one, on the images of `images_of`."""
-    images = tuple(images_of(facts)) if chosen.image is None else (chosen.image,)
-    return PruneRequest(facts.name, facts.content, images, ((chosen.layer, chosen.head),), MODES)
+def is_custom(regions: int) -> bool:
+    """Whether it is none of the paper's six modes."""
+    return regions not in MODES
 
 
-def images_of(facts: StudyFacts) -> list[str]:
-    """All images of the study; of more than one job may have, evenly spaced ones: sets are sorted by class."""
-    every = facts.image_ids
-    if len(every) <= MOST_PRUNE_IMAGES:
-        return every
-    return [every[index] for index in np.linspace(0, len(every) - 1, MOST_PRUNE_IMAGES).astype(int)]
+def name_of(regions: int, heads: int = 1) -> str:
+    """What is switched off, in words."""
+    named = {0: "nothing", WHOLE_HEAD: "whole head" if heads == 1 else "whole heads", 6: "CLS↔patches", 7: "all of CLS"}
+    each = ", ".join(name for bit, name in REGIONS.items() if regions & bit)
+    return f"{named.get(regions, each)} pruned"
+
+
+def requests_of(facts: StudyFacts, chosen: Selection) -> list[PruneRequest]:
+    """The heads that are pruned together on the selected image, or, without one, on the images of `images_of`.
+
+    In the six modes; a set of regions that is none of these is asked for by itself, so that the six do not wait.
+    Empty where no image is in the set.
+    """
+    images = tuple(images_of(facts, chosen.images)) if chosen.image is None else (chosen.image,)
+    regions = [MODES, (chosen.regions,)] if is_custom(chosen.regions) else [MODES]
+    heads = tuple(sorted(set(chosen.heads_pruned)))
+    return [PruneRequest(facts.name, facts.content, images, heads, each) for each in regions if images]
+
+
+def images_of(facts: StudyFacts, images: str) -> list[str]:
+    """All images of a set; of more than one job may have, evenly spaced ones: studies are sorted by class."""
+    every = indices_of(facts.study, images)
+    if len(every) > MOST_PRUNE_IMAGES:
+        every = every[np.linspace(0, len(every) - 1, MOST_PRUNE_IMAGES).astype(int)]
+    return [facts.image_ids[index] for index in every]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """One metric when one part is switched off, over the images of the result. NaN where there is no number.
+    """One metric when some regions are switched off, over the images of the result. NaN where there is no number.
 
     Attributes:
         mean: Of one image, its value.
@@ -59,68 +76,121 @@ class Effect:
     sd: float
     counted: int
 
+    @classmethod
+    def over(cls, values: Array) -> "Effect":
+        """Of the images' values."""
+        known = values[np.isfinite(values)]
+        if not known.size:
+            return cls(float("nan"), float("nan"), 0)
+        return cls(float(known.mean()), float(known.std()) if known.size > 1 else float("nan"), known.size)
+
 
 @dataclass(frozen=True)
 class Pruning:
-    """The result of pruning one head.
+    """What came of pruning some heads together on some images.
 
     Attributes:
-        result: As workers.prune gives it; regions of REGIONS, each a row.
-        layer: Of the head.
+        result: As workers.prune gives it; of several, as `joined` does.
     """
 
     result: dict[str, Any]
-    layer: int
+
+    @classmethod
+    def joined(cls, results: list[dict[str, Any]]) -> "Pruning":
+        """Of the same heads and images, the sets of regions one after another."""
+
+        def rows(name: str) -> Any:
+            parts: list[Any] = [each.get(name) for each in results]
+            if None in parts:
+                return None
+            if isinstance(parts[0], dict):
+                return {layer: [row for part in parts for row in part[layer]] for layer in parts[0]}
+            return [row for part in parts for row in part]
+
+        undefined = {regions: why for each in results for regions, why in (each.get("undefined") or {}).items()}
+        whole = {name: rows(name) for name in ("regions", *BY_REGIONS)}
+        return cls(results[0] | whole | {"undefined": undefined})
 
     @property
     def images(self) -> int:
         return len(self.result["images"])
 
-    def row(self, part: str) -> int:
-        """Where the part is in the lists of the result."""
-        return int(self.result["regions"].index(REGIONS[part]))
+    @property
+    def heads(self) -> list[tuple[int, int]]:
+        return [(layer, head) for layer, head in self.result["heads"]]
 
-    def why_not(self, part: str) -> str:
-        """Why the model does not have the part; empty if it has."""
-        return str((self.result.get("undefined") or {}).get(str(REGIONS[part]), ""))
+    @property
+    def layer(self) -> int:
+        """The last with a pruned head: its output feels all of them."""
+        return max(layer for layer, _ in self.heads)
 
-    def values(self, metric: str, part: str) -> Array:
+    @property
+    def regions(self) -> list[int]:
+        return list(self.result["regions"])
+
+    def row(self, regions: int) -> int:
+        """Where a set of regions is in the lists of the result."""
+        return self.regions.index(regions)
+
+    def why_not(self, regions: int) -> str:
+        """Why the model does not have these regions; empty if it has."""
+        return str((self.result.get("undefined") or {}).get(str(regions), ""))
+
+    def values(self, metric: str, regions: int) -> Array:
         """Of each image, float64, NaN where there is none: the metric as the curve of all heads shows it."""
         words = METRICS[metric]
-        rows = self.result.get(metric if words.curve == "importance" else words.curve)
+        return self._rows(metric if words.curve == "importance" else words.curve, regions)
+
+    def _rows(self, name: str, regions: int) -> Array:
+        rows = self.result.get(name)
         if isinstance(rows, dict):
             rows = rows.get(str(self.layer))
-        row = rows[self.row(part)] if rows else None
+        row = rows[self.row(regions)] if rows else None
         return np.array([None] * self.images if row is None else row, dtype=np.float64)
 
-    def effect(self, metric: str, part: str) -> Effect:
+    def effect(self, metric: str, regions: int) -> Effect:
         """Mean and standard deviation of `values`."""
-        values = self.values(metric, part)
-        known = values[np.isfinite(values)]
-        if not known.size:
-            return Effect(float("nan"), float("nan"), 0)
-        return Effect(float(known.mean()), float(known.std()) if known.size > 1 else float("nan"), known.size)
+        return Effect.over(self.values(metric, regions))
+
+    def together(self, facts: StudyFacts, metric: str) -> tuple[float, float] | None:
+        """Importance of the whole heads pruned together, and the sum of the importances that each has by itself.
+
+        Means over the images where all are known. None where they cannot be compared: one head, no numbers, or
+        distances in outputs of different layers.
+        """
+        layers = {layer for layer, _ in self.heads}
+        if len(self.heads) < 2 or metric not in facts.metrics or (metric.endswith("distance") and len(layers) > 1):
+            return None
+        where = [facts.image_indices[image] for image in self.result["images"]]
+        joint = self._rows(metric, WHOLE_HEAD)
+        if len(where) == 1:
+            of_one = of_image(facts.study, "importance", where[0], metric)
+            alone = np.array([sum(float(of_one[head]) for head in self.heads)])
+        else:
+            alone = np.sum([per_image(facts.study, metric, *head)[where] for head in self.heads], axis=0, dtype=float)
+        known = np.isfinite(joint) & np.isfinite(alone)
+        return (float(joint[known].mean()), float(alone[known].mean())) if known.any() else None
 
     def before(self, image: int = 0) -> list[tuple[int, float]]:
         """The most probable classes with their probabilities, with nothing pruned."""
         return _classes(self.result.get("top_before"), image)
 
-    def after(self, part: str, image: int = 0) -> list[tuple[int, float]]:
-        """The same when the part is switched off; empty where the model has no classifier, or not that part."""
+    def after(self, regions: int, image: int = 0) -> list[tuple[int, float]]:
+        """The same when the regions are switched off; empty where the model has no classifier, or not the regions."""
         rows = self.result.get("top_after")
-        return _classes(rows[self.row(part)] if rows else None, image)
+        return _classes(rows[self.row(regions)] if rows else None, image)
 
     def label(self, image: int = 0) -> int | None:
         """The true class, if it is known."""
         found = (self.result.get("label") or [None] * self.images)[image]
         return None if found is None or found < 0 else int(found)
 
-    def predictions(self, part: str) -> "Predictions | None":
+    def predictions(self, regions: int) -> "Predictions | None":
         """How the predictions of all images change; None where there are none."""
         before, after = self._firsts(self.result.get("top_before")), None
         rows = self.result.get("top_after")
         if rows:
-            after = self._firsts(rows[self.row(part)])
+            after = self._firsts(rows[self.row(regions)])
         if before is None or after is None:
             return None
         label = np.array([-1 if each is None else each for each in map(self.label, range(self.images))])

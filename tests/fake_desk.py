@@ -10,23 +10,24 @@ from workers.queue import Submitted
 
 
 def made_result(request: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """A plausible result of pruning one head: less is left, the more is pruned. `changes` go over it."""
-    images, regions = request["images"], request["regions"]
-    (layer, head), count = request["heads"][0], len(images)
-    left = {r: 0.9 - 0.05 * bin(r).count("1") - 0.01 * (layer + head) for r in regions}
+    """A plausible result of pruning heads: less is left, the more is pruned. `changes` go over it."""
+    images, regions, heads = request["images"], request["regions"], request["heads"]
+    (layer, head), count = heads[0], len(images)
+    left = {r: 0.9 - 0.05 * bin(r).count("1") * len(heads) - 0.01 * (layer + head) for r in regions}
     rows = [[left[r] - 0.01 * (image % 3) for image in range(count)] for r in regions]
-    lost = [[0.05 * bin(r).count("1")] * count for r in regions]
+    lost = [[0.05 * bin(r).count("1") * len(heads)] * count for r in regions]
+    layers = sorted({layer for layer, _ in heads})
     whole = {"study": request["study"], "content": request["content"], "images": images, "regions": regions}
     return whole | {
         "heads": request["heads"],
-        "layers": [layer],
+        "layers": layers,
         "target": [0] * count,
         "label": [0] * count,
         "probability": lost,
         "pruned_probability": rows,
         "jsd": lost,
-        "cls_distance": {str(layer): lost},
-        "patch_distance": {str(layer): lost},
+        "cls_distance": {str(layer): lost for layer in layers},
+        "patch_distance": {str(layer): lost for layer in layers},
         "top_before": [[[0, 0.9], [1, 0.05], [2, 0.03], [3, 0.01], [4, 0.005]]] * count,
         "top_after": [
             [[[0, 0.9], [1, 0.05], [2, 0.03], [3, 0.01], [4, 0.005]]] * count if r == 0

@@ -1,4 +1,4 @@
-"""The pruned head: bars, predictions and words, from results of every kind; what is asked for, and when."""
+"""Pruned heads: bars, predictions and words, from results of every kind; what is asked for, and when."""
 
 import json
 import random
@@ -11,25 +11,14 @@ import pytest
 from dash import no_update
 
 from dashboard.app import create_app
-from dashboard.data import Shelf, StudyFacts, facts
-from dashboard.pruned import REGIONS, SHOWN, Effect, Pruning, images_of, request_of
-from dashboard.selection import PARTS, PARTS_WITHOUT_CLS, Selection, default, resolve, with_choice
-from dashboard.views import head_card, pruning
-from dashboard.views.pruning import (
-    Face,
-    bars,
-    beside,
-    brief,
-    mode,
-    of_set,
-    predictions,
-    progress,
-    reading,
-    slopes,
-    title,
-)
+from dashboard.data import Shelf, StudyFacts, facts, of_image, per_image
+from dashboard.pruned import REGIONS, Effect, Pruning, images_of, is_custom, name_of, requests_of
+from dashboard.selection import Selection, default
+from dashboard.views import pruning
+from dashboard.views.pruning import Bars, Face, beside, brief, briefest, compared, drawn, exports, progress, reading
 from dashboard.words import percent
 from store.database import LedgerUnavailableError
+from store.errors import StoreError
 from store.settings import Settings
 from store.work import WorkerSeen
 from tests.fake_desk import FakeDesk, a_job, made_result
@@ -37,6 +26,7 @@ from tests.studies import compute, tiny_study
 from workers.jobs import BULK, MODES, MOST_PRUNE_IMAGES, checked, key_of, to_json
 
 NAMES = ["macaw", "<b>bold</b>", "a class with a very long name, and a synonym", "four", "five", "six"]
+CUSTOM = 5
 
 
 @pytest.fixture(scope="module")
@@ -59,64 +49,103 @@ def without_cls(data: Path) -> StudyFacts:
 
 @pytest.fixture
 def chosen(known: StudyFacts) -> Selection:
-    return replace(default(known), card="pruning")
+    return replace(default(known), basket="", regions=15)
+
+
+@pytest.fixture
+def basket(chosen: Selection) -> Selection:
+    return replace(chosen, basket="1.1,0.0,0.1")
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "PATIENCE", 0.02)
-    pruning._result.cache_clear()
+    pruning._kept_result.cache_clear()
 
 
-def result(facts: StudyFacts, chosen: Selection, **changes: Any) -> Pruning:
-    return Pruning(made_result(to_json(request_of(facts, chosen)), **changes), chosen.layer)
+def result(known: StudyFacts, chosen: Selection, **changes: Any) -> Pruning:
+    requests = requests_of(known, chosen)
+    return Pruning.joined([made_result(to_json(request), **changes) for request in requests])
 
 
-# --- the request ---
+# --- the requests ---
 
 
 def test_the_request_is_of_the_selected_head_and_image_in_the_six_modes(known: StudyFacts, chosen: Selection):
-    request = request_of(known, chosen)
+    (request,) = requests_of(known, chosen)
     assert checked(request) == request
     assert (request.study, request.content) == (known.name, known.content)
     assert (request.images, request.heads) == ((chosen.image,), ((chosen.layer, chosen.head),))
-    assert request.regions == MODES == tuple(REGIONS[part] for part in SHOWN)
-    assert request_of(known, replace(chosen, image=None)).images == tuple(known.image_ids)
+    assert request.regions == MODES
 
 
-def test_of_more_images_than_one_job_may_have_evenly_spaced_ones_are_pruned(known: StudyFacts):
+def test_other_regions_than_the_six_modes_are_asked_for_by_themselves(known: StudyFacts, chosen: Selection):
+    for regions in range(16):
+        modes, *other = requests_of(known, replace(chosen, regions=regions))
+        assert modes == requests_of(known, chosen)[0]
+        assert [each.regions for each in other] == ([(regions,)] if regions not in MODES else [])
+        assert is_custom(regions) == (regions not in MODES)
+
+
+def test_the_heads_of_the_basket_are_pruned_together(known: StudyFacts, chosen: Selection, basket: Selection):
+    (request,) = requests_of(known, basket)
+    assert request.heads == ((0, 0), (0, 1), (1, 1))
+    assert checked(request) == request
+    # Which head is selected, and in which order they were put there, is another picture and not another question.
+    for other in (replace(basket, layer=1, head=0), replace(basket, basket="0.0,1.1,0.1")):
+        assert key_of(requests_of(known, other)[0]) == key_of(request)
+
+
+def test_metric_and_the_other_views_do_not_ask_for_another_job(known: StudyFacts, chosen: Selection):
+    other = replace(chosen, metric="jsd", regions=1, colour="plain", token=3, theme="dark")
+    assert requests_of(known, other) == requests_of(known, chosen)
+
+
+def test_without_an_image_those_of_the_set_are_pruned(known: StudyFacts, chosen: Selection):
+    every = replace(chosen, image=None)
+    assert requests_of(known, every)[0].images == tuple(known.image_ids)
+    few = replace(every, images=f"id:{known.image_ids[1]}")
+    assert requests_of(known, few)[0].images == (known.image_ids[1],)
+    assert requests_of(known, replace(every, images="id:no such image")) == []
+    assert requests_of(known, replace(few, image=known.image_ids[0]))[0].images == (known.image_ids[0],)
+
+
+def test_of_more_images_than_one_job_may_have_evenly_spaced_ones_are_pruned(
+    known: StudyFacts, monkeypatch: pytest.MonkeyPatch
+):
     many = replace(known, image_ids=[str(image) for image in range(4 * MOST_PRUNE_IMAGES)])
-    picked = [int(image) for image in images_of(many)]
+    monkeypatch.setattr("dashboard.pruned.indices_of", lambda study, images: np.arange(4 * MOST_PRUNE_IMAGES))
+    picked = [int(image) for image in images_of(many, "")]
     assert len(picked) == MOST_PRUNE_IMAGES
     assert (picked[0], picked[-1]) == (0, 4 * MOST_PRUNE_IMAGES - 1)
     assert set(np.diff(picked)) <= {4, 5}
 
 
-def test_metric_and_part_do_not_ask_for_another_job(known: StudyFacts, chosen: Selection):
-    other = replace(chosen, metric="jsd", part="cls", colour="plain", token=3)
-    assert key_of(request_of(known, other)) == key_of(request_of(known, chosen))
+# --- regions ---
 
 
-# --- the selection ---
+def test_the_glyph_hatches_the_regions_that_are_pruned():
+    for regions in range(16):
+        cells = pruning.glyph(regions).children
+        hatched = [cell.className.endswith("off") for cell in cells]
+        assert sum(bit for bit, off in zip(REGIONS, hatched, strict=True) if off) == regions
+        assert [cell.className.split()[0] for cell in cells] == [
+            *("cls-cls", "cls-patches", "patches-cls", "patches-patches")
+        ]
 
 
-def test_every_part_has_regions_words_and_a_place(known: StudyFacts):
-    assert set(REGIONS) == set(PARTS) == set(SHOWN) == set(pruning.NAMES)
-    assert known.choices["part"] == PARTS
-
-
-def test_parts_of_cls_cannot_be_picked_in_a_model_without_cls(without_cls: StudyFacts):
-    start = default(without_cls)
-    assert without_cls.choices["part"] == PARTS_WITHOUT_CLS
-    assert with_choice(start, without_cls, "part", "crossing") == start
-    assert with_choice(start, without_cls, "part", "patches").part == "patches"
-    assert resolve({"part": "cls"}, without_cls)[1] == ["part 'cls' is not in no-cls, which has all, none, patches"]
-
-
-def test_card_and_part_are_in_the_address(known: StudyFacts):
-    assert resolve({"card": "pruning", "part": "crossing"}, known)[0].card == "pruning"
-    assert default(known).card == "numbers"
-    assert default(known).part == "all"
+def test_every_set_of_regions_has_a_name_of_its_own():
+    names = [name_of(regions) for regions in range(16)]
+    assert len(set(names)) == 16
+    assert [names[regions] for regions in (0, 15, 8, 6, 7, 5, 14)] == [
+        "nothing pruned",
+        "whole head pruned",
+        "patches→patches pruned",
+        "CLS↔patches pruned",
+        "all of CLS pruned",
+        "CLS→CLS, patches→CLS pruned",
+        "CLS→patches, patches→CLS, patches→patches pruned",
+    ]
 
 
 # --- bars ---
@@ -124,160 +153,231 @@ def test_card_and_part_are_in_the_address(known: StudyFacts):
 
 def test_of_the_probability_what_is_left_is_drawn_over_what_there_was(known: StudyFacts, chosen: Selection):
     pruned = result(known, chosen)
-    found = bars(pruned, chosen)
+    bars = Bars.of(pruned, "probability")
     row = pruned.result["pruned_probability"]
-    assert [found.effects[part].mean for part in SHOWN] == [each[0] for each in row]
-    assert found.reference == row[MODES.index(0)][0] == found.top
-    assert "dashed" in reading(pruned, chosen)
+    assert [bars.effects[regions].mean for regions in MODES] == [each[0] for each in row]
+    assert bars.reference == row[MODES.index(0)][0] == bars.top
+    assert "dashed" in reading(pruned, known, "probability")
 
 
 @pytest.mark.parametrize("metric", ["jsd", "cls_distance", "patch_distance"])
 def test_of_the_other_metrics_the_effect_is_drawn_from_0(known: StudyFacts, chosen: Selection, metric: str):
     pruned = result(known, chosen)
-    found = bars(pruned, replace(chosen, metric=metric))
-    assert found.reference is None
-    assert found.effects["none"].mean == 0
-    assert found.top == pytest.approx(0.2)
-    assert "high" in reading(pruned, replace(chosen, metric=metric))
-    assert "'height': '100.0%'" in str(mode("all", found))
+    bars = Bars.of(pruned, metric)
+    assert bars.reference is None
+    assert bars.effects[0].mean == 0
+    assert bars.top == pytest.approx(0.2)
+    assert bars.share(bars.effects[15].mean) == 1
+    assert "high" in reading(pruned, known, metric)
 
 
 def test_over_several_images_a_bar_is_their_mean_and_sd_and_null_is_left_out(known: StudyFacts, chosen: Selection):
     rows = [[None, 0.2, 0.4, None, 0.6] for _ in MODES]
     pruned = result(known, replace(chosen, image=None), pruned_probability=rows)
-    assert pruned.effect("probability", "cls") == Effect(pytest.approx(0.4), pytest.approx(np.std([0.2, 0.4, 0.6])), 3)
-    found = bars(pruned, chosen)
-    assert "spread" in str(mode("cls", found))
-    assert title("cls", found).endswith("0.400 ± 0.163 over 3 images")
-    assert reading(pruned, chosen).startswith("Mean ± sd. ")
+    assert pruned.effect("probability", 1) == Effect(pytest.approx(0.4), pytest.approx(np.std([0.2, 0.4, 0.6])), 3)
+    bar = drawn(pruned, known, replace(chosen, image=None))["metrics"]["probability"]["bars"][3]
+    assert bar["title"].endswith("0.400 ± 0.163 over 3 images")
+    assert 0 < bar["low"] < bar["height"] < bar["high"] == 1
+    assert reading(pruned, known, "probability").startswith("Mean ± sd. ")
 
 
 def test_null_is_a_dash_and_no_bar(known: StudyFacts, chosen: Selection):
     for rows in ([[None]] * 6, [None] * 6, None):
-        found = bars(result(known, chosen, pruned_probability=rows), chosen)
-        drawn = str(mode("all", found))
-        assert "'–'" in drawn
-        assert "className='bar'" not in drawn
-        assert "reference" not in drawn
-        assert found.top == 1
+        found = drawn(result(known, chosen, pruned_probability=rows), known, chosen)["metrics"]["probability"]
+        assert {(bar["value"], bar["height"], bar["high"]) for bar in found["bars"]} == {("–", None, None)}
+        assert found["reference"] is None
 
 
-def test_the_glyph_hatches_the_regions_that_are_pruned():
-    hatched = {part: [cell.className == "off" for cell in pruning.glyph(part).children] for part in SHOWN}
-    for part, cells in hatched.items():
-        assert sum(bit for bit, off in zip((1, 2, 4, 8), cells, strict=True) if off) == REGIONS[part]
+def test_regions_beside_the_six_modes_are_a_seventh_bar_on_one_scale(known: StudyFacts, chosen: Selection):
+    seven = drawn(result(known, replace(chosen, regions=CUSTOM)), known, chosen)
+    assert seven["regions"] == [*MODES, CUSTOM]
+    for found in seven["metrics"].values():
+        assert len(found["bars"]) == 7
+        assert found["bars"][6]["title"].startswith("CLS→CLS, patches→CLS pruned: ")
+    assert len(seven["predictions"]) == 7
+    six = drawn(result(known, chosen), known, chosen)
+    assert six["metrics"]["jsd"]["bars"] == seven["metrics"]["jsd"]["bars"][:6]
 
 
-def test_numbers_over_bars_have_at_most_six_signs():
+def test_all_that_is_drawn_is_plain_json_and_of_every_metric(known: StudyFacts, chosen: Selection):
+    found = drawn(result(known, chosen, jsd=[[float("nan")]] * 6), known, chosen)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert set(found["metrics"]) == set(known.metrics)
+    assert len(json.dumps(found)) < 20_000
+
+
+def test_numbers_over_bars_have_at_most_five_signs():
     for value in (0, 1, 0.618, 0.0999, 0.0123, 0.00312, 1e-3, 3.49e-6, 0.99951, float("nan")):
-        assert len(brief(value)) <= 6, value
-    assert [brief(0.0829), brief(0.00698), brief(0.618)] == ["0.083", "0.0070", "0.618"]
+        assert len(briefest(value)) <= 5, value
+    assert [briefest(0.0829), briefest(0.00698), briefest(0.00051)] == ["0.083", "0.007", "5e−4"]
+    assert [brief(0.0829), brief(0.00698), brief(0.618), brief(0.00051)] == ["0.083", "0.0070", "0.618", "5e−4"]
+
+
+# --- several heads ---
+
+
+def test_what_heads_do_together_stands_beside_the_sum_of_what_each_does_alone(known: StudyFacts, basket: Selection):
+    pruned = result(known, basket)
+    index = known.image_indices[basket.image]
+    alone = of_image(known.study, "importance", index, "probability")
+    expected = float(alone[1, 1] + alone[0, 0] + alone[0, 1])
+    assert pruned.together(known, "probability") == (pytest.approx(0.6), pytest.approx(expected))
+    said = reading(pruned, known, "probability")
+    change = pruning._change(expected)
+    assert said == f"3 whole heads together: P(target) changes by −0.600; one by one they sum to {change}."
+    assert reading(pruned, known, "jsd").startswith("3 whole heads together: JSD 0.600; one by one they sum to ")
+
+
+def test_over_a_set_both_are_means_over_the_images_where_both_are_known(known: StudyFacts, basket: Selection):
+    every = replace(basket, image=None)
+    requests = requests_of(known, every)
+    images = len(requests[0].images)
+    rows = [[0.1 * regions] * (images - 1) + [None] for regions in MODES]
+    pruned = result(known, every, probability=rows)
+    alone = sum(per_image(known.study, "probability", *head).astype(float) for head in every.heads_pruned)
+    both = pruned.together(known, "probability")
+    assert both == (pytest.approx(1.5), pytest.approx(alone[:-1].mean(), rel=1e-6))
+    assert " on average; one by one" in reading(pruned, known, "probability")
+
+
+def test_distances_of_different_layers_are_not_added(known: StudyFacts, chosen: Selection, basket: Selection):
+    pruned = result(known, basket)
+    assert pruned.together(known, "cls_distance") is None
+    assert pruned.layer == 1  # its output feels the others
+    assert Bars.of(pruned, "cls_distance").axis.endswith("of layer 1")
+    assert "hatched" in reading(pruned, known, "cls_distance")
+    same = result(known, replace(chosen, basket="1.0,1.1"))
+    assert same.together(known, "cls_distance") is not None
+    assert result(known, chosen).together(known, "probability") is None
+
+
+def test_a_change_has_its_sign():
+    assert [pruning._change(drop) for drop in (0.41, -0.0312, 0.0)] == ["−0.410", "+0.0312", "0"]
 
 
 # --- predictions ---
 
 
-def test_the_true_class_is_bold_in_both_columns_and_its_move_is_drawn(known: StudyFacts, chosen: Selection):
-    drawn = predictions(result(known, chosen), NAMES, chosen)
-    before, between, after = drawn.children[2:5]
-    assert [each.className for each in before.children] == ["label", "", "", "", "gone"]
-    assert [each.className for each in after.children] == ["", "label", "", "gone", ""]
-    assert [line.className for line in between.children] == ["down label", "up", "level", "down"]
-    assert before.children[0].title == "macaw: 0.900"
-    assert "a class with a very long name'" in str(before.children[2])
-
-
-def test_a_line_goes_from_place_to_place():
-    down, up = slopes([(7, 0.5), (8, 0.4)], [(8, 0.6), (9, 0.3), (7, 0.1)], None)
-    assert (down.className, down.style) == ("down", {"top": "10%", "height": "40%"})
-    assert (up.className, up.style) == ("up", {"top": "10%", "height": "20%"})
+def test_the_true_class_is_known_in_both_columns(known: StudyFacts, chosen: Selection):
+    found = compared(result(known, chosen), NAMES, 15)
+    assert found["label"] == 0
+    assert [rank["class"] for rank in found["before"]] == [0, 1, 2, 3, 4]
+    assert [rank["class"] for rank in found["after"]] == [1, 0, 2, 5, 3]
+    assert found["before"][0] == {"class": 0, "name": "macaw", "p": "0.900", "share": 0.9, "title": "macaw: 0.900"}
+    assert found["before"][2]["name"] == "a class with a very long name"
+    assert (found["title"], found["fallen"]) == ("whole head pruned", None)
 
 
 def test_a_true_class_that_fell_out_of_the_first_five_is_told(known: StudyFacts, chosen: Selection):
     five = [[[place, 0.1] for place in (1, 2, 3, 4, 5)]]
-    drawn = str(predictions(result(known, chosen, top_after=[five] * 6), NAMES, chosen))
-    assert "B('macaw'), ' 0.69" in drawn
-    assert "not among the first 5" in drawn
+    fallen = compared(result(known, chosen, top_after=[five] * 6), NAMES, 15)["fallen"]
+    assert fallen["name"] == "macaw"
+    assert fallen["said"].startswith(" 0.")
+    assert fallen["said"].endswith(", not among the first 5")
 
 
-def test_without_a_label_nothing_is_bold_and_nothing_is_missed(known: StudyFacts, chosen: Selection):
+def test_without_a_label_nothing_is_true_and_nothing_is_missed(known: StudyFacts, chosen: Selection):
     for label in ([None], None, [-1]):
-        assert "label" not in str(predictions(result(known, chosen, label=label), NAMES, chosen))
+        found = compared(result(known, chosen, label=label), NAMES, 15)
+        assert (found["label"], found["fallen"]) == (None, None)
 
 
-def test_class_names_stay_text_and_a_class_without_a_name_has_its_number(known: StudyFacts, chosen: Selection):
-    drawn = json.dumps(
-        predictions(result(known, chosen), NAMES, chosen).to_plotly_json(), default=lambda x: x.to_plotly_json()
-    )
-    assert "<b>bold</b>" in drawn  # as the text of a component, which the browser escapes
-    assert "dangerously" not in drawn
-    assert "class 1" in str(predictions(result(known, chosen), None, chosen))
+def test_a_class_without_a_name_has_its_number(known: StudyFacts, chosen: Selection):
+    assert compared(result(known, chosen), None, 15)["after"][0]["name"] == "class 1"
 
 
 def test_a_model_without_classifier_has_bars_and_no_predictions(without_cls: StudyFacts):
-    chosen = replace(default(without_cls), card="pruning")
+    chosen = replace(default(without_cls), regions=15)
     nobody = [[None]] * 6
     changes = {"pruned_probability": nobody, "probability": nobody, "jsd": nobody, "top_before": [None]}
     for absent in (nobody, None):
         pruned = result(without_cls, chosen, **changes, top_after=absent, cls_distance=None)
-        assert bars(pruned, chosen).effects["all"].mean == pytest.approx(0.2)
-        assert "no classifier" in str(predictions(pruned, None, chosen))
+        assert Bars.of(pruned, chosen.metric).effects[15].mean == pytest.approx(0.2)
+        assert "no classifier" in compared(pruned, None, 15)["note"]
         every = replace(chosen, image=None)
-        assert "no classifier" in str(of_set(result(without_cls, every, top_before=None, top_after=None), "all"))
+        assert (
+            "no classifier" in compared(result(without_cls, every, top_before=None, top_after=None), None, 15)["note"]
+        )
 
 
-def test_a_part_that_the_model_lacks_says_why(without_cls: StudyFacts):
-    chosen = replace(default(without_cls), card="pruning", part="cls")
-    pruned = result(without_cls, chosen, undefined={"1": "the model has no class token"})
-    assert "CLS→CLS pruned: the model has no class token." in str(predictions(pruned, None, chosen))
+def test_regions_that_the_model_lacks_say_why(without_cls: StudyFacts):
+    pruned = result(without_cls, default(without_cls), undefined={"1": "the model has no class token"})
+    assert compared(pruned, None, 1) == {"note": "CLS→CLS pruned: the model has no class token."}
 
 
 def test_of_a_set_accuracy_is_told_before_and_after(known: StudyFacts, chosen: Selection):
-    every = replace(chosen, image=None, part="all")
-    drawn = str(of_set(result(known, every), "all"))
-    assert "Th('before')" in drawn
-    assert repr(percent(1.0)) in drawn
-    assert repr(percent(0.0)) in drawn
-    told = result(known, every, label=[0, 0, 1, 3, None]).predictions("all")
+    every = replace(chosen, image=None)
+    rows = compared(result(known, every), NAMES, 15)["rows"]
+    assert rows[0] == ("Top-1", percent(1.0), percent(0.0), "accuracy on 5 labelled images")
+    told = result(known, every, label=[0, 0, 1, 3, None]).predictions(15)
     assert told is not None
     assert (told.right_before, told.right_after, told.labelled, told.same) == (0.5, 0.25, 4, 0.0)
-    assert "accuracy" not in str(of_set(result(known, every, label=[None] * 5), "all"))
+    assert "accuracy" not in str(compared(result(known, every, label=[None] * 5), NAMES, 15))
 
 
 # --- what is asked for, and when ---
 
 
-def test_a_result_that_is_there_is_drawn_and_nothing_is_asked(known: StudyFacts, chosen: Selection):
-    desk = FakeDesk()
-    request = request_of(known, chosen)
-    desk.ledger.results[key_of(request)] = made_result(to_json(request))
-    face = Face.of(known, chosen, desk, None, pressed=False)
-    assert (face.pruning is not None, face.waiting, face.run, desk.asked) == (True, None, "", [])
-    assert face.class_name == "pruning"
+def there(desk: FakeDesk, known: StudyFacts, chosen: Selection) -> None:
+    """Put the results on the desk."""
+    for request in requests_of(known, chosen):
+        desk.ledger.results[key_of(request)] = made_result(to_json(request))
+
+
+def test_a_result_that_is_there_is_drawn_and_nothing_is_asked(known: StudyFacts, chosen: Selection, basket: Selection):
+    for each in (chosen, basket, replace(basket, regions=CUSTOM), replace(chosen, image=None)):
+        desk = FakeDesk()
+        there(desk, known, each)
+        face = Face.of(known, each, desk, None, pressed=False)
+        assert (face.found["of"][0], face.jobs, face.run, desk.asked) == ("demo", None, "", [])
+        assert face.state == {"said": "", "told": False, "jobs": {}, "waits": False}
 
 
 def test_a_result_that_comes_soon_is_drawn_in_the_same_answer(known: StudyFacts, chosen: Selection):
     desk = FakeDesk()
-    face = Face.of(known, chosen, desk, None, pressed=False)
-    assert face.pruning is not None
+    assert Face.of(known, chosen, desk, None, pressed=False).found is not None
     assert len(desk.asked) == 1
+    seven = Face.of(known, replace(chosen, regions=CUSTOM), desk, None, pressed=False)
+    assert seven.found["regions"] == [*MODES, CUSTOM]
+    assert [request.regions for request in desk.asked] == [MODES, (CUSTOM,)]
 
 
-def test_until_there_is_a_result_what_was_drawn_stays_and_is_stale(known: StudyFacts, chosen: Selection):
+def test_until_there_is_a_result_what_was_drawn_stays(known: StudyFacts, chosen: Selection):
     desk = FakeDesk(answers=False)
     face = Face.of(known, chosen, desk, None, pressed=False)
-    assert face.waiting == {"key": key_of(request_of(known, chosen)), "job": "job0", "ended": False}
-    assert face.class_name == "pruning stale waiting"
-    assert face.top is no_update
-    children, classes, disabled, _ = face.modes(list(SHOWN))
-    assert children == [no_update] * 6
-    assert classes == ["mode on" if part == "all" else "mode" for part in SHOWN]
-    assert disabled == [False] * 6
-    again = Face.of(known, chosen, desk, face.waiting, pressed=False)
-    assert (again.waiting, len(desk.asked)) == (face.waiting, 1)
+    assert face.found is no_update
+    assert face.jobs == {key_of(requests_of(known, chosen)[0]): "job0"}
+    assert face.state["waits"]
+    assert not face.state["told"]
+    again = Face.of(known, chosen, desk, face.state, pressed=False)
+    assert (again.jobs, len(desk.asked)) == (face.jobs, 1)
     desk.finish("job0")
-    assert Face.of(known, chosen, desk, face.waiting, pressed=False).pruning is not None
+    assert Face.of(known, chosen, desk, face.state, pressed=False).found["regions"] == list(MODES)
     assert len(desk.asked) == 1
+
+
+def test_the_six_modes_do_not_wait_for_the_seventh(known: StudyFacts, chosen: Selection):
+    desk, custom = FakeDesk(answers=False), replace(chosen, regions=CUSTOM)
+    face = Face.of(known, custom, desk, None, pressed=False)
+    assert len(face.jobs) == len(desk.asked) == 2
+    desk.finish("job0")
+    face = Face.of(known, custom, desk, face.state, pressed=False)
+    assert face.found["regions"] == list(MODES)
+    assert face.state["waits"]
+    desk.finish("job1")
+    face = Face.of(known, custom, desk, face.state, pressed=False)
+    assert face.found["regions"] == [*MODES, CUSTOM]
+    assert (face.state["waits"], len(desk.asked)) == (False, 2)
+
+
+def test_a_seventh_that_fails_leaves_the_six(known: StudyFacts, chosen: Selection):
+    desk, custom = FakeDesk(answers=False), replace(chosen, regions=CUSTOM)
+    there(desk, known, chosen)
+    state = Face.of(known, custom, desk, None, pressed=False).state
+    desk.set("job0", state="failed", cause="no memory")
+    face = Face.of(known, custom, desk, state, pressed=False)
+    assert face.found["regions"] == list(MODES)
+    assert (face.top.children, face.run, face.state["waits"]) == ("no memory.", "try again", False)
 
 
 @pytest.mark.parametrize(
@@ -296,17 +396,17 @@ def test_an_end_without_result_is_told_and_not_tried_again_by_itself(
     known: StudyFacts, chosen: Selection, state: str, cause: str | None, said: str
 ):
     desk = FakeDesk(answers=False)
-    waiting = Face.of(known, chosen, desk, None, pressed=False).waiting
+    waiting = Face.of(known, chosen, desk, None, pressed=False).state
     desk.set("job0", state=state, cause=cause)
     face = Face.of(known, chosen, desk, waiting, pressed=False)
     assert face.top.children == said
     assert face.run == "try again"
-    assert face.modes(list(SHOWN))[0][0] is not no_update  # other bars would be taken for this head's
-    for other in (chosen, replace(chosen, part="cls"), replace(chosen, metric="jsd")):
-        assert Face.of(known, other, desk, face.waiting, pressed=False).run == "try again"
+    assert face.found is None  # other bars would be taken for this head's
+    for other in (chosen, replace(chosen, regions=1), replace(chosen, metric="jsd")):
+        assert Face.of(known, other, desk, face.state, pressed=False).run == "try again"
     assert len(desk.asked) == 1
     desk.answers = True
-    assert Face.of(known, chosen, desk, face.waiting, pressed=True).pruning is not None
+    assert Face.of(known, chosen, desk, face.state, pressed=True).found is not None
     assert len(desk.asked) == 2
 
 
@@ -314,28 +414,68 @@ def test_all_images_are_pruned_when_the_button_is_pressed_and_not_before(known: 
     desk, every = FakeDesk(answers=False), replace(chosen, image=None)
     face = Face.of(known, every, desk, None, pressed=False)
     assert (face.run, desk.asked) == ("prune over all 5 images", [])
-    assert face.pruning is None
-    assert Face.of(known, every, desk, None, pressed=True).waiting is not None
+    assert face.found is None
+    assert Face.of(known, every, desk, None, pressed=True).jobs
     # Who comes back to the head meanwhile finds its job.
-    assert Face.of(known, every, desk, None, pressed=False).waiting is not None
+    assert Face.of(known, every, desk, None, pressed=False).jobs
     assert len(desk.asked) == 1
     desk.finish("job0")
-    assert Face.of(known, every, desk, None, pressed=False).pruning.images == 5
+    found = Face.of(known, every, desk, None, pressed=False).found
+    assert found["predictions"][1]["rows"][0][3] == "accuracy on 5 labelled images"
+    # Other regions over the whole set are again a matter of pressing.
+    custom = replace(every, regions=CUSTOM)
+    face = Face.of(known, custom, desk, None, pressed=False)
+    assert (face.found["regions"], face.run, len(desk.asked)) == (list(MODES), "prune over all 5 images", 1)
+
+
+def test_what_takes_long_can_be_cancelled_and_asked_for_again(known: StudyFacts, chosen: Selection):
+    desk, every = FakeDesk(answers=False), replace(chosen, image=None)
+    Face.of(known, every, desk, None, pressed=True)
+    desk.set("job0", images_total=5, images_done=1, state="running")
+    face = Face.of(known, every, desk, None, pressed=False)
+    assert (face.run, face.state["waits"]) == ("cancel", True)
+    assert "1 of 5 images" in str(face.top)
+    cancelled = Face.of(known, every, desk, face.state, pressed=True)
+    assert desk.ledger.job("job0").state == "cancelled"
+    assert (cancelled.run, cancelled.state["waits"], len(desk.asked)) == ("try again", False, 1)
+    assert Face.of(known, every, desk, cancelled.state, pressed=True).jobs == {key_of(desk.asked[0]): "job1"}
+    # A job of something else is not cancelled, whatever the browser says.
+    other = {"waits": True, "jobs": {key_of(requests_of(known, chosen)[0]): "job1"}}
+    Face.of(known, every, desk, other, pressed=True)
+    assert desk.ledger.job("job1").state == "queued"
+
+
+def test_the_button_says_how_many_images_of_the_set_are_pruned(
+    known: StudyFacts, chosen: Selection, monkeypatch: pytest.MonkeyPatch
+):
+    few = replace(chosen, image=None, images=f"id:{known.image_ids[0]}")
+    assert Face.of(known, few, FakeDesk(), None, pressed=False).run == "prune over the 1 image of the set"
+    monkeypatch.setattr("dashboard.pruned.MOST_PRUNE_IMAGES", 3)
+    assert Face.of(known, replace(few, images=""), FakeDesk(), None, pressed=False).run == "prune over 3 of 5 images"
+    some = replace(few, images="p:0..1")
+    assert Face.of(known, some, FakeDesk(), None, pressed=False).run == "prune over 3 of the 5 images of the set"
+
+
+def test_a_set_without_images_says_so(known: StudyFacts, chosen: Selection):
+    desk = FakeDesk()
+    face = Face.of(known, replace(chosen, image=None, images="id:no such image"), desk, None, pressed=True)
+    assert (face.said, face.run, desk.asked) == ("No image is in the set.", "", [])
 
 
 def test_of_many_images_the_progress_and_the_time_left_are_told():
-    assert beside(a_job(images_total=1)) is no_update
+    assert beside(a_job(images_total=1)) is None
     said = str(beside(a_job(images_total=250, images_done=100, eta=12.3, state="running")))
     assert "100 of 250 images, about 12 s left" in said
     assert "40.0%" in said
 
 
-def test_the_place_in_the_queue_is_told(chosen: Selection):
+def test_the_place_in_the_queue_is_told(chosen: Selection, basket: Selection):
     label = chosen.label
     assert progress(a_job(place=2), chosen, None) == f"{label}: waiting, 2 jobs before it."
     assert progress(a_job(place=1, note="the disk is full"), chosen, None).endswith("1 job before it. the disk is full")
     assert progress(a_job(), chosen, "the queue does not answer").endswith("the queue does not answer")
     assert progress(a_job(state="running"), chosen, None) == f"Pruning {label}…"
+    assert progress(a_job(state="running"), basket, None) == "Pruning 3 heads…"
 
 
 def test_without_a_worker_the_page_says_how_to_start_one(known: StudyFacts, chosen: Selection):
@@ -343,6 +483,7 @@ def test_without_a_worker_the_page_says_how_to_start_one(known: StudyFacts, chos
     desk.ledger.seen = [WorkerSeen("bulk@here", BULK, "cpu", 0.0)]
     face = Face.of(known, chosen, desk, None, pressed=False)
     assert "headscope worker --queue interactive" in str(face.top)
+    assert face.state["told"]
 
 
 def test_a_ledger_that_does_not_answer_is_told_in_the_panel(known: StudyFacts, chosen: Selection):
@@ -359,78 +500,84 @@ def test_a_ledger_that_does_not_answer_is_told_in_the_panel(known: StudyFacts, c
 def test_a_browser_that_names_another_job_is_not_believed(known: StudyFacts, chosen: Selection):
     desk = FakeDesk()
     Face.of(known, replace(chosen, head=1 - chosen.head), desk, None, pressed=False)
-    key = key_of(request_of(known, chosen))
-    for waiting in (
-        {"key": key, "job": "job0"},
-        {"key": key, "job": "gone"},
-        {"key": key},
-        {"job": "job0"},
-        [],
-        3,
-        "x",
-    ):
-        assert Face.of(known, chosen, desk, waiting, pressed=False).pruning is not None
-
-
-def test_in_a_model_without_cls_bars_of_cls_are_disabled_and_say_why(without_cls: StudyFacts):
-    chosen = replace(default(without_cls), card="pruning")
-    _, _, disabled, titles = Face.of(without_cls, chosen, FakeDesk(), None, pressed=False).modes(list(SHOWN))
-    assert disabled == [False, False, False, True, True, True]
-    assert titles[4] == "CLS↔patches pruned: the model has no class token"
+    key = key_of(requests_of(known, chosen)[0])
+    for jobs in ({key: "job0"}, {key: "gone"}, {key: None}, {"x": "job0"}, [], 3, "x", None):
+        assert Face.of(known, chosen, desk, {"jobs": jobs}, pressed=False).found is not None
+    for state in ([], 3, "x", {}):
+        assert Face.of(known, chosen, desk, state, pressed=False).found is not None
 
 
 # --- the callback ---
 
 
 def call(client: Any, **values: Any) -> Any:
-    """What the server answers to the card's callback."""
-    parts = [{"choice": pruning.PART, "value": part} for part in SHOWN]
-    spread = [
-        [{"id": part, "property": name} for part in parts] for name in ("children", "className", "disabled", "title")
+    """What the server answers to the panel's callback."""
+    outputs = [
+        *((pruning.FOUND, "data"), (pruning.STATE, "data"), (pruning.TOP, "children")),
+        *((pruning.RUN, "children"), (pruning.RUN, "hidden")),
     ]
-    plain = [(pruning.TOP, "children"), (pruning.RUN, "children"), (pruning.RUN, "hidden"), (pruning.WAITING, "data"),
-             (pruning.BODY, "className"), (pruning.PARTS, "aria-label"), (pruning.READING, "children")]  # fmt: skip
-    pattern = '{"choice":"part","value":["ALL"]}'
-    names = [f"{pattern}.{name}" for name in ("children", "className", "disabled", "title")]
     inputs = [(pruning.SETTLED, "data"), (pruning.AGAIN, "data"), (pruning.RUN, "n_clicks")]
     body = {
-        "output": ".." + "...".join([*names, *(f"{each}.{name}" for each, name in plain)]) + "..",
-        "outputs": [*spread, *({"id": each, "property": name} for each, name in plain)],
+        "output": ".." + "...".join(f"{each}.{name}" for each, name in outputs) + "..",
+        "outputs": [{"id": each, "property": name} for each, name in outputs],
         "inputs": [{"id": each, "property": name, "value": values.get(each)} for each, name in inputs],
-        "state": [{"id": pruning.WAITING, "property": "data", "value": values.get(pruning.WAITING)}],
+        "state": [{"id": pruning.STATE, "property": "data", "value": values.get(pruning.STATE)}],
         "changedPropIds": [values.get("changed", f"{pruning.SETTLED}.data")],
     }
     return client.post("/_dash-update-component", json=body)
 
 
-def test_the_card_is_answered_for_anything_that_a_browser_may_send(data: Path, chosen: Selection):
+def test_the_panel_is_answered_for_anything_that_a_browser_may_send(data: Path, chosen: Selection, basket: Selection):
     desk = FakeDesk(Settings(data=data))
     client = create_app(Settings(data=data), desk).server.test_client()
     answer = call(client, **{pruning.SETTLED: chosen.data()})
     assert answer.status_code == 200
-    assert answer.json["response"][pruning.BODY] == {"className": "pruning"}
-    odd = [None, 0, "x", [], {}, {"key": 1}, {"key": {}, "job": []}, chosen.data() | {"part": "x"}, {"study": "gone"}]
+    assert answer.json["response"][pruning.FOUND]["data"]["regions"] == list(MODES)
+    bad = {"study": "gone"}, chosen.data() | {"regions": 16}, chosen.data() | {"basket": "9.9"}
+    odd = [None, 0, "x", [], {}, {"jobs": 1}, {"jobs": {"x": []}}, *bad, basket.data() | {"regions": CUSTOM}]
     rng = random.Random(0)
     for _ in range(100):
-        values = {name: rng.choice([*odd, chosen.data()]) for name in (pruning.SETTLED, pruning.AGAIN, pruning.WAITING)}
+        values = {name: rng.choice([*odd, chosen.data()]) for name in (pruning.SETTLED, pruning.AGAIN, pruning.STATE)}
         changed = rng.choice([f"{pruning.RUN}.n_clicks", f"{pruning.AGAIN}.data", "x.y"])
         answer = call(client, **values, changed=changed)
         assert answer.status_code < 500, (values, answer.text)
 
 
-def test_the_card_has_its_numbers_or_the_pruned_head_and_not_both(data: Path, chosen: Selection):
+def test_a_study_that_was_computed_anew_says_to_reload(data: Path, chosen: Selection):
     client = create_app(Settings(data=data), FakeDesk(Settings(data=data))).server.test_client()
-    outputs = [(head_card.TABLE, "children"), (head_card.PATTERNS, "children"), (head_card.LABEL, "children"),
-               (head_card.NUMBERS, "hidden"), (pruning.BODY, "hidden"), (head_card.READING, "children")]  # fmt: skip
-    for card, hidden in (("pruning", True), ("numbers", False)):
-        body = {
-            "output": ".." + "...".join(f"{each}.{name}" for each, name in outputs) + "..",
-            "outputs": [{"id": each, "property": name} for each, name in outputs],
-            "inputs": [{"id": "selection", "property": "data", "value": replace(chosen, card=card).data()}],
-            "changedPropIds": ["selection.data"],
-        }
-        drawn = client.post("/_dash-update-component", json=body).json["response"]
-        assert drawn[head_card.NUMBERS]["hidden"] is hidden
-        assert drawn[pruning.BODY]["hidden"] is not hidden
-        assert (drawn[head_card.READING]["children"] == "") is hidden
-        assert drawn[head_card.LABEL]["children"] == chosen.label
+    answer = call(client, **{pruning.SETTLED: chosen.data() | {"layer": 9}}).json["response"]
+    assert "reload the page" in str(answer[pruning.TOP]["children"])
+    assert answer[pruning.FOUND]["data"] is None
+
+
+# --- what leaves ---
+
+
+def test_the_bars_and_the_predictions_leave_as_numbers_and_as_figures(
+    known: StudyFacts, chosen: Selection, basket: Selection
+):
+    for each in (chosen, replace(basket, regions=CUSTOM, metric="jsd"), replace(chosen, image=None, theme="dark")):
+        desk = FakeDesk()
+        there(desk, known, each)
+        bars, predictions = exports(desk)
+        found = bars.numbers(known, each)
+        assert len({len(column) for column in found.values()}) == 1
+        assert found["regions"][:6] == list(MODES)
+        name = "jsd" if each.metric == "jsd" else "pruned_probability"
+        assert np.isfinite(found[name]).all()
+        assert bars.figure(known, each).data[0].y == tuple(found[name])
+        told = predictions.numbers(known, each)
+        assert len({len(column) for column in told.values()}) == 1
+        assert len(predictions.figure(known, each).data) == 2
+
+
+def test_what_was_not_pruned_yet_cannot_leave(known: StudyFacts, chosen: Selection):
+    with pytest.raises(StoreError, match=r"not pruned on .* yet"):
+        exports(FakeDesk())[0].numbers(known, chosen)
+
+
+def test_class_names_stay_text_in_the_figure(known: StudyFacts, chosen: Selection, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(known.study, "class_names", NAMES)
+    words = pruning.predictions_figure(result(known, chosen), known, chosen).layout.yaxis.ticktext
+    assert "<b>macaw</b>" in words
+    assert "&lt;b&gt;bold&lt;/b&gt;" in words

@@ -1,52 +1,59 @@
-"""Which part of the selected head matters? The head pruned in parts (Fig. 1B2), and the predictions then (B3).
+"""Which part of a head matters, and which heads together? Heads pruned in parts (Fig. 1B2), the predictions then (B3).
 
-Results come from the queue. Nothing is computed here: a job is asked for once the selection stays as it is, and
-until its result is there the browser asks again (assets/pruning.js).
+Results come from the queue. Nothing is computed here: a job is asked for once the selection stays as it is, and until
+its result is there the browser asks again (assets/pruning.js, which draws what `drawn` gives: another metric, and
+other regions of those that are known, need no server).
 """
 
 import math
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
+from html import escape
 from typing import Any
 
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+import plotly.graph_objects as go
+from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 
-from dashboard.data import Shelf, StudyFacts
-from dashboard.pruned import SHOWN, Effect, Pruning, request_of
-from dashboard.selection import SELECTION, Selection
-from dashboard.views import choice
+from dashboard.data import Shelf, StudyFacts, indices_of
+from dashboard.drawing import facts_of, problem, selection_of
+from dashboard.exports import Columns, Export
+from dashboard.graphs import figure
+from dashboard.pruned import REGIONS, Effect, Pruning, is_custom, name_of, requests_of
+from dashboard.selection import Selection, head_label
+from dashboard.theme import Palette, palette
 from dashboard.views.jobs import who
-from dashboard.views.panel import problem, shown
-from dashboard.words import METRICS, count, duration, number, percent, short_name
+from dashboard.views.panel import panel
+from dashboard.words import METRICS, MINUS, count, duration, number, percent, short_name
 from store.database import LedgerUnavailableError
+from store.errors import StoreError
 from store.ledger import Ledger
 from store.work import ENDED, Job, JobNotFoundError
-from workers.jobs import INTERACTIVE, PRUNE_IMAGES, key_of
+from workers.jobs import INTERACTIVE, MODES, PATCHES_PATCHES, PRUNE_IMAGES, key_of
 from workers.queue import Desk
 
-BODY = "pruning"
+Numbers = Callable[[Pruning, Selection], Columns]
+Lines = Callable[[Selection, int], str]
+Figure = Callable[[Pruning, StudyFacts, Selection], go.Figure]
+
+NAME = "pruning"
+BODY = "pruning-body"
 READING = "pruning-reading"
+HEADS = "pruning-heads"  # the heads that are pruned together
 PARTS = "pruning-parts"
-TOP = "pruning-top"  # what stands beside the bars: the predictions, or what there is to say instead
+MATRIX = "pruning-matrix"
+PREDICTIONS = "pruning-predictions"
+TOP = "pruning-top"  # what there is to say where the predictions would be
 RUN = "pruning-run"
-PART = "part"
 SETTLED = "pruning-settled"  # dcc.Store that pruning.js writes: the selection, once it stays as it is
-WAITING = "pruning-waiting"  # what is waited for: {"key": of the request, "job": its id, "ended": bool}; else None
+FOUND = "pruning-found"  # what `drawn` gives, None when there is nothing
+STATE = "pruning-state"  # what is said, and the jobs that are waited for: what `Face.state` gives
 AGAIN = "pruning-again"  # the same, some hundred milliseconds later
 
 PATIENCE = 0.6  # seconds that an answer waits for a result: most are there by then
 LOOK_EVERY = 0.01  # seconds
-RANKS = 5
 
-NAMES = {
-    "none": "nothing pruned",
-    "all": "whole head pruned",
-    "patches": "patches→patches pruned",
-    "cls": "CLS→CLS pruned",
-    "crossing": "CLS↔patches pruned",
-    "cls-related": "all of CLS pruned",
-}
 # How to read the bars, by metric. As on the curve, of the probability what is left of it is drawn (Sec. 5.2.4).
 WORDS = {
     "probability": "P(target) with the hatched part pruned; dashed: none. Low: it matters.",
@@ -54,67 +61,89 @@ WORDS = {
     "cls_distance": "How far pruning the hatched part turns the output for CLS; high: it matters.",
     "patch_distance": "How far pruning the hatched part turns that for patches; high: it matters.",
 }
-NO_CLS = "the model has no class token"
+CANCEL = "cancel"
+NO_CLASSIFIER = "No predictions to compare: the model has no classifier."
 NO_WORKER = [
     html.P("No worker has been heard of for a minute; the pruning waits for one. Start one with", role="status"),
     html.Pre("headscope worker --queue interactive"),
 ]
 
 
-def layout() -> html.Div:
-    buttons = [
-        html.Button(mode(part, None), id=choice.button_id(PART, part), className="mode", n_clicks=0) for part in SHOWN
-    ]
-    stores = [dcc.Store(id=each) for each in (SETTLED, WAITING, AGAIN)]
-    return html.Div(
+def layout() -> html.Section:
+    modes = [mode(regions) for regions in MODES]
+    stores = [dcc.Store(id=each) for each in (SETTLED, FOUND, STATE, AGAIN)]
+    instead = [html.Div(id=TOP), html.Button(id=RUN, className="option", n_clicks=0, hidden=True)]
+    body = html.Div(
         [
-            html.P(id=READING, className="reading", role="status"),
-            html.Div(buttons, id=PARTS, className="modes", role="group"),
-            html.Div(
-                [html.Div(id=TOP), html.Button(id=RUN, className="option", n_clicks=0, hidden=True)], className="beside"
-            ),
+            html.Div([*modes, mode(None)], id=PARTS, className="modes", role="group"),
+            matrix(),
+            html.Div([html.Div(id=PREDICTIONS), html.Div(instead, className="instead")], className="beside"),
             *stores,
         ],
         id=BODY,
-        className="pruning",
-        hidden=True,
+        className="prunings",
     )
+    tools = html.Div(id=HEADS, className="heads", role="group", **{"aria-label": "Heads that are pruned together"})
+    return panel(NAME, "Pruning", READING, body, tools, exports(None))
+
+
+def mode(regions: int | None) -> html.Button:
+    """One bar, empty; None is for regions that are none of the six modes."""
+    marks = [html.I(className=each) for each in ("bar", "spread", "reference")]
+    parts = [html.Span(className="value"), html.Div(marks, className="well"), glyph(regions or 0)]
+    picks = {"data-gesture": "regions", "data-value": str(regions or 0), "data-name": name_of(regions or 0)}
+    return html.Button(parts, className="mode custom" if regions is None else "mode", hidden=regions is None, **picks)
+
+
+def glyph(regions: int) -> html.Div:
+    """The matrix of a head, CLS first: what is switched off is hatched."""
+    cells = [html.I(className=f"{_kind(bit)} off" if regions & bit else _kind(bit)) for bit in REGIONS]
+    return html.Div(cells, className="glyph")
+
+
+def matrix() -> html.Div:
+    """The four regions, each a switch; pruning.js says what a click on it picks."""
+    cells = [
+        html.Button(
+            className=f"cell {_kind(bit)}",
+            **{"data-gesture": "regions", "data-bit": str(bit), "data-name": name, "aria-label": f"prune {name}"},
+        )
+        for bit, name in REGIONS.items()
+    ]
+    words = [
+        html.Span(word, className=f"{side} {word.lower()}") for side in ("to", "from") for word in ("CLS", "patches")
+    ]
+    label = {"aria-label": "Regions that are pruned, source → target"}
+    return html.Div([*words, *cells], id=MATRIX, className="regions", role="group", **label)
+
+
+def _kind(bit: int) -> str:
+    return REGIONS[bit].lower().replace("→", "-")
 
 
 def register(app: Dash, shelf: Shelf, desk: Desk) -> None:
-    buttons = {"choice": PART, "value": ALL}
-    app.clientside_callback(ClientsideFunction("pruning", "settle"), Input(SELECTION, "data"))
-    app.clientside_callback(ClientsideFunction("pruning", "again"), Input(WAITING, "data"))
+    app.clientside_callback(ClientsideFunction("pruning", "found"), Input(FOUND, "data"), Input(STATE, "data"))
 
     @app.callback(
-        Output(buttons, "children"),
-        Output(buttons, "className"),
-        Output(buttons, "disabled"),
-        Output(buttons, "title"),
+        Output(FOUND, "data"),
+        Output(STATE, "data"),
         Output(TOP, "children"),
         Output(RUN, "children"),
         Output(RUN, "hidden"),
-        Output(WAITING, "data"),
-        Output(BODY, "className"),
-        Output(PARTS, "aria-label"),
-        Output(READING, "children"),
         Input(SETTLED, "data"),
         Input(AGAIN, "data"),
         Input(RUN, "n_clicks"),
-        State(WAITING, "data"),
+        State(STATE, "data"),
         prevent_initial_call=True,
     )
-    def draw(data: object, again: object, clicks: object, waiting: object) -> tuple[Any, ...]:
-        parts = [str(each["id"]["value"]) for each in ctx.outputs_list[0]]
-        pressed = ctx.triggered_id == RUN
-
-        def view(facts: StudyFacts, chosen: Selection) -> tuple[Face, Any]:
-            face = Face.of(facts, chosen, desk, waiting, pressed)
-            return face, face.reading
-
-        face, said = shown(shelf, data, view, Face())
-        modes = face.modes(parts)
-        return *modes, face.top, face.run, not face.run, face.waiting, face.class_name, face.whose, said
+    def draw(data: object, again: object, clicks: object, state: object) -> tuple[Any, ...]:
+        chosen = selection_of(data)
+        try:
+            known = facts_of(shelf, chosen)
+            face = Face.of(known, chosen, desk, state, pressed=ctx.triggered_id == RUN)
+        except StoreError as error:
+            face = Face(said=f"{label(chosen)} not pruned.", top=problem(str(error)))
+        return face.found, face.state, face.top, face.run, not face.run
 
 
 # --- what is there, and what is waited for ---
@@ -122,118 +151,111 @@ def register(app: Dash, shelf: Shelf, desk: Desk) -> None:
 
 @dataclass(frozen=True)
 class Face:
-    """What the card shows.
+    """What the panel shows.
 
     Attributes:
-        chosen: The selection; None where it could not be read.
-        pruning: The result; None while there is none.
-        reading: How to read it, or what is waited for.
-        top: Beside the bars; no_update leaves what is there.
+        found: What `drawn` gives; None for nothing, no_update for what was there before.
+        said: What is waited for, or what is wrong; said where regions are picked that `found` has not.
+        top: The same at length, in the place of the predictions.
         run: Words of the button that asks for a job; without any it is hidden.
-        waiting: The job that is waited for, or that ended without a result; None otherwise.
-        has_cls: Whether the model has a class token.
+        jobs: Ids of the jobs that are waited for or ended without a result, by the key of their request.
+        ended: Whether the one that is needed first has ended, without a result.
     """
 
-    chosen: Selection | None = None
-    pruning: Pruning | None = None
-    reading: Any = ""
+    found: Any = None
+    said: str = ""
     top: Any = None
     run: str = ""
-    waiting: dict[str, Any] | None = None
-    has_cls: bool = True
+    jobs: dict[str, str] | None = None
+    ended: bool = False
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """For the browser, which gives it back."""
+        waits = bool(self.jobs) and not self.ended
+        return {"said": self.said, "told": bool(self.top or self.run), "jobs": self.jobs or {}, "waits": waits}
 
     @classmethod
-    def of(cls, facts: StudyFacts, chosen: Selection, desk: Desk, waiting: object, pressed: bool) -> "Face":
-        """Of the result, as soon as it is there; a job is asked for if there is none.
+    def of(cls, facts: StudyFacts, chosen: Selection, desk: Desk, state: object, pressed: bool) -> "Face":
+        """Of the results, as soon as they are there; jobs are asked for if they are not.
 
         Args:
-            waiting: What the browser says that it waits for.
-            pressed: Whether the button was: only then are all images pruned, or a failed job tried again.
+            state: What the browser was given last.
+            pressed: Whether the button was: only then are all images pruned, a failed job tried again, or one that
+                takes long cancelled.
         """
-        blank = cls(chosen, has_cls=facts.has_cls)
         try:
-            return blank._after(facts, chosen, desk, waiting, pressed)
+            return cls._of(facts, chosen, desk, state, pressed)
         except LedgerUnavailableError as error:
-            return replace(blank, reading=f"{chosen.label} was not pruned.", top=problem(str(error)), run="try again")
+            return cls(said=f"{label(chosen)} not pruned.", top=problem(str(error)), run="try again")
 
-    def _after(self, facts: StudyFacts, chosen: Selection, desk: Desk, waiting: object, pressed: bool) -> "Face":
-        request = request_of(facts, chosen)
-        key, unheard = key_of(request), None
-        found = self._found(facts, chosen, desk, key)
-        if found:
-            return found
-        job = None if pressed else _job_of(desk.ledger, waiting, key)
-        if job is None and chosen.image is None and not pressed:
-            job = _live(desk.ledger, key)
-            if job is None:
-                return self._offered(facts, chosen, len(request.images))
-        if job is None:
-            submitted = desk.submit(request, who())
-            job, unheard = submitted.job, submitted.unheard
-            until = time.monotonic() + PATIENCE
-            while found is None and time.monotonic() < until:
-                time.sleep(LOOK_EVERY)
-                found = self._found(facts, chosen, desk, key)
-            job = desk.ledger.job(job.id)
-        found = found or self._found(facts, chosen, desk, key)  # a job may have ended just now
-        if found:
-            return found
-        held = {"key": key, "job": job.id, "ended": job.state in ENDED}
+    @classmethod
+    def _of(cls, facts: StudyFacts, chosen: Selection, desk: Desk, state: object, pressed: bool) -> "Face":
+        wanted = {key_of(request): request for request in requests_of(facts, chosen)}
+        if not wanted:
+            return cls(
+                said="No image is in the set.", top=html.P("Take a condition off the set to prune on its images.")
+            )
+        missing = [key for key in wanted if _result(desk.ledger, key) is None]
+        if pressed and isinstance(state, dict) and state.get("waits"):
+            for waited in filter(None, (_job_of(desk.ledger, state, key) for key in missing)):
+                desk.cancel(waited.id, who())
+            pressed = False
+        jobs, unheard = {}, None
+        until = 0.0
+        for key in missing:
+            job = None if pressed else _job_of(desk.ledger, state, key)
+            if job is None and chosen.image is None and not pressed:
+                job = _live(desk.ledger, key)
+            elif job is None:
+                submitted = desk.submit(wanted[key], who())
+                job, unheard, until = submitted.job, submitted.unheard, time.monotonic() + PATIENCE
+            if job is not None:
+                jobs[key] = job
+        while missing and time.monotonic() < until:
+            time.sleep(LOOK_EVERY)
+            missing = [key for key in missing if _result(desk.ledger, key) is None]
+        jobs = {key: desk.ledger.job(job.id) for key, job in jobs.items() if key in missing}
+        results = [_result(desk.ledger, key) for key in wanted]  # after the jobs: one may have ended just now
+        there = [result for result in results if result is not None]
+        # The six modes come first; other regions alone are no reason to draw.
+        found = drawn(Pruning.joined(there), facts, chosen) if results[0] is not None else None
+        missing = [key for key, result in zip(wanted, results, strict=True) if result is None]
+        if not missing:
+            return cls(found)
+        if missing[0] not in jobs:
+            return cls._offered(facts, chosen, found, len(wanted[missing[0]].images))
+        return cls._waiting(chosen, desk, found, jobs, jobs[missing[0]], unheard)
+
+    @classmethod
+    def _offered(cls, facts: StudyFacts, chosen: Selection, found: Any, images: int) -> "Face":
+        every = len(indices_of(facts.study, chosen.images))
+        of = f"the {count(every, 'image')} of the set" if chosen.images else f"all {count(every, 'image')}"
+        run = f"prune over {of}" if images == every else f"prune over {images:,} of {of.removeprefix('all ')}"
+        top = html.P(f"Select an image to see {label(chosen)} pruned on it, or prune on many.")
+        return cls(found, "No image is selected.", top, run)
+
+    @classmethod
+    def _waiting(
+        cls, chosen: Selection, desk: Desk, found: Any, jobs: dict[str, Job], job: Job, unheard: str | None
+    ) -> "Face":
+        ids = {key: each.id for key, each in jobs.items()}
         if job.state in ENDED:
             top = problem((job.cause or job.state).rstrip(".") + ".")
-            return replace(self, reading=f"{chosen.label} was not pruned.", top=top, run="try again", waiting=held)
+            return cls(found, f"{label(chosen)} not pruned.", top, "try again", ids, ended=True)
         alone = not any(seen.queue == INTERACTIVE for seen in desk.ledger.workers())
         top = NO_WORKER if alone else beside(job)
-        return replace(self, reading=progress(job, chosen, unheard), top=top, waiting=held)
-
-    def _found(self, facts: StudyFacts, chosen: Selection, desk: Desk, key: str) -> "Face | None":
-        try:
-            pruning = Pruning(_result(desk.ledger, key), chosen.layer)
-        except LookupError:
-            return None
-        top = predictions(pruning, facts.study.class_names, chosen)
-        return replace(self, pruning=pruning, reading=reading(pruning, chosen), top=top)
-
-    def _offered(self, facts: StudyFacts, chosen: Selection, images: int) -> "Face":
-        every = len(facts.image_ids)
-        top = html.P(f"Select an image to see {chosen.label} pruned on it, or prune it on the whole set.")
-        run = f"prune over {images:,} of {every:,} images" if images < every else f"prune over all {images:,} images"
-        return replace(self, reading="No image is selected.", top=top, run=run)
-
-    @property
-    def waits(self) -> bool:
-        """Whether a result is to come; until then what was drawn before stays."""
-        return self.waiting is not None and not self.waiting["ended"]
-
-    @property
-    def class_name(self) -> str:
-        """Of the card."""
-        return "pruning stale waiting" if self.waits else "pruning"
-
-    @property
-    def whose(self) -> Any:
-        """Of which head the bars are."""
-        if self.waits:
-            return no_update
-        return f"Parts of {self.chosen.label}" if self.chosen and self.pruning else ""
-
-    def modes(self, parts: list[str]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
-        """Of each button: its children, class, whether it is disabled, and its title."""
-        picked = self.chosen.part if self.chosen else ""
-        lacks = {part for part in parts if "cls" in part or part == "crossing"} if not self.has_cls else set()
-        found = bars(self.pruning, self.chosen) if self.pruning and self.chosen else None
-        children = [no_update if self.waits else mode(part, found) for part in parts]
-        classes = ["mode on" if part == picked else "mode" for part in parts]
-        titles = [f"{NAMES[part]}: {NO_CLS}" if part in lacks else title(part, found) for part in parts]
-        return children, classes, [part in lacks for part in parts], titles
+        run = CANCEL if job.images_total > PRUNE_IMAGES else ""
+        return cls(no_update if found is None else found, progress(job, chosen, unheard), top, run, ids)
 
 
-def _job_of(ledger: Ledger, waiting: object, key: str) -> Job | None:
-    """The job that the browser says it waits for, if that is of this request."""
-    if not isinstance(waiting, dict) or waiting.get("key") != key:
+def _job_of(ledger: Ledger, state: object, key: str) -> Job | None:
+    """The job of this request that the browser says it waits for."""
+    jobs = state.get("jobs") if isinstance(state, dict) else None
+    if not isinstance(jobs, dict) or key not in jobs:
         return None
     try:
-        job = ledger.job(str(waiting.get("job")))
+        job = ledger.job(str(jobs[key]))
     except JobNotFoundError:
         return None
     return job if job.key == key else None
@@ -244,27 +266,41 @@ def _live(ledger: Ledger, key: str) -> Job | None:
     return next((job for job in ledger.jobs(kinds=["prune"]) if job.key == key and job.state not in ENDED), None)
 
 
-@lru_cache(maxsize=64)
-def _result(ledger: Ledger, key: str) -> dict[str, Any]:
-    """The result of that key, which never changes. LookupError: there is none yet, which is not kept."""
+def _result(ledger: Ledger, key: str) -> dict[str, Any] | None:
+    """The result of that key, which never changes; None while there is none."""
+    try:
+        return _kept_result(ledger, key)
+    except LookupError:
+        return None
+
+
+@lru_cache(maxsize=128)
+def _kept_result(ledger: Ledger, key: str) -> dict[str, Any]:
+    """LookupError: there is none yet, which is not kept."""
     result = ledger.result(key)
     if result is None:
         raise LookupError(key)
     return result
 
 
+def label(chosen: Selection) -> str:
+    """What is pruned, as L10·H0 or 3 heads."""
+    heads = chosen.heads_pruned
+    return head_label(*heads[0]) if len(heads) == 1 else count(len(heads), "head")
+
+
 def progress(job: Job, chosen: Selection, unheard: str | None) -> str:
     """What is waited for."""
     if job.state == "queued":
         before = f"waiting, {count(job.place, 'job')} before it" if job.place else "waiting for a worker"
-        return f"{chosen.label}: {before}. {unheard or job.note or ''}".rstrip()
-    return f"Pruning {chosen.label}… {job.note or ''}".rstrip()
+        return f"{label(chosen)}: {before}. {unheard or job.note or ''}".rstrip()
+    return f"Pruning {label(chosen)}… {job.note or ''}".rstrip()
 
 
 def beside(job: Job) -> Any:
     """How far a job of many images is; of a short one nothing, and what was there stays."""
     if job.images_total <= PRUNE_IMAGES:
-        return no_update
+        return None
     done = f"{job.images_done:,} of {count(job.images_total, 'image')}"
     left = "" if job.eta is None else f", about {duration(job.eta)} left"
     share = 100 * job.images_done / job.images_total
@@ -272,169 +308,397 @@ def beside(job: Job) -> Any:
     return [html.P([f"{done}{left}. ", html.A("Jobs", href="/jobs")]), bar]
 
 
-# --- bars ---
+# --- what the browser draws ---
+
+
+def drawn(pruning: Pruning, facts: StudyFacts, chosen: Selection) -> dict[str, Any]:
+    """Everything that the browser draws of a result, whichever metric and regions are picked, in plain JSON.
+
+    Returns:
+        of: What it is of; pruning.js makes the same of a selection. regions: in the order of the lists that follow.
+        metrics: By metric its reading, its bars and their reference. predictions: as `compared` gives them.
+    """
+    names = facts.study.class_names
+    return {
+        "of": [facts.name, chosen.image, "" if chosen.image else chosen.images, basket_of(chosen)],
+        "regions": pruning.regions,
+        "metrics": {metric: _drawn_bars(pruning, facts, metric) for metric in facts.metrics},
+        "predictions": [compared(pruning, names, regions) for regions in pruning.regions],
+    }
+
+
+def basket_of(chosen: Selection) -> str:
+    """The heads that are pruned together, as the basket has them."""
+    return chosen.basket or f"{chosen.layer}.{chosen.head}"
 
 
 @dataclass(frozen=True)
 class Bars:
-    """What is drawn of each part.
+    """One metric by regions.
 
     Attributes:
-        effects: By part.
+        effects: By regions.
         top: What a full bar stands for.
         reference: The value with nothing pruned, where it is not 0.
         axis: What is measured.
-        several: Whether it is of several images.
+        heads: How many are pruned together.
     """
 
-    effects: dict[str, Effect]
+    effects: dict[int, Effect]
     top: float
     reference: float | None
     axis: str
-    several: bool
+    heads: int
+
+    @classmethod
+    def of(cls, pruning: Pruning, metric: str) -> "Bars":
+        words = METRICS[metric]
+        effects = {regions: pruning.effect(metric, regions) for regions in pruning.regions}
+        highest = [each.mean + (each.sd if math.isfinite(each.sd) else 0) for each in effects.values()]
+        known = [value for value in highest if math.isfinite(value)]
+        reference = effects[0].mean if words.curve != "importance" else None
+        axis = words.curve_axis
+        if len(pruning.heads) > 1:
+            axis = axis.replace("head", "heads") + (f" of layer {pruning.layer}" if metric.endswith("distance") else "")
+        return cls(effects, max(known, default=0) or 1.0, reference, axis, len(pruning.heads))
+
+    def share(self, value: float) -> float | None:
+        """Of a full bar; None for what is no number."""
+        return round(max(value, 0) / self.top, 4) if math.isfinite(value) else None
+
+    def title(self, regions: int) -> str:
+        """What hovering a bar says."""
+        effect = self.effects[regions]
+        spread = f" ± {number(effect.sd)} over {count(effect.counted, 'image')}" if math.isfinite(effect.sd) else ""
+        return f"{name_of(regions, self.heads)}: {self.axis} {number(effect.mean)}{spread}"
 
 
-def bars(pruning: Pruning, chosen: Selection) -> Bars:
-    """The selected metric by part."""
-    words = METRICS[chosen.metric]
-    effects = {part: pruning.effect(chosen.metric, part) for part in SHOWN}
-    highest = [each.mean + (each.sd if math.isfinite(each.sd) else 0) for each in effects.values()]
-    known = [value for value in highest if math.isfinite(value)]
-    reference = effects["none"].mean if words.curve != "importance" else None
-    return Bars(effects, max(known, default=0) or 1.0, reference, words.curve_axis, pruning.images > 1)
-
-
-def mode(part: str, found: Bars | None) -> list[Any]:
-    """One bar: its value, itself, and which parts of the matrix it is without. Without `found` it is empty."""
-    effect = found.effects[part] if found else None
-    marks: list[Any] = []
-    if found and effect and math.isfinite(effect.mean):
-        marks.append(html.I(className="bar", style={"height": _height(effect.mean, found.top)}))
-        if math.isfinite(effect.sd):
-            low, high = max(effect.mean - effect.sd, 0), effect.mean + effect.sd
-            span = {"bottom": _height(low, found.top), "height": _height(high - low, found.top)}
-            marks.append(html.I(className="spread", style=span))
-    if found and found.reference is not None and math.isfinite(found.reference):
-        marks.append(html.I(className="reference", style={"bottom": _height(found.reference, found.top)}))
-    said = brief(effect.mean) if effect else ""
-    return [html.Span(said, className="value"), html.Div(marks, className="well"), glyph(part)]
+def _drawn_bars(pruning: Pruning, facts: StudyFacts, metric: str) -> dict[str, Any]:
+    bars = Bars.of(pruning, metric)
+    return {
+        "reading": reading(pruning, facts, metric),
+        "reference": None if bars.reference is None else bars.share(bars.reference),
+        "bars": [
+            {
+                "value": briefest(effect.mean),
+                "title": bars.title(regions),
+                "height": bars.share(effect.mean),
+                "low": bars.share(effect.mean - effect.sd),
+                "high": bars.share(effect.mean + effect.sd),
+            }
+            for regions, effect in bars.effects.items()
+        ],
+    }
 
 
 def brief(value: float) -> str:
-    """As `number`, with one figure less below 0.1: room is scarce, and hovering says all three."""
+    """As `number`, with two figures below 0.1 and one below 0.001: room is scarce, and hovering says all three."""
     if 1e-3 <= abs(value) < 0.1:
         return f"{value:.{1 - math.floor(math.log10(abs(value)))}f}"
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.0e}".replace("e-0", "e-").replace("-", MINUS)
     return number(value)
 
 
-def _height(value: float, top: float) -> str:
-    return f"{100 * value / top:.1f}%"
+def briefest(value: float) -> str:
+    """The same in five signs, for seven bars side by side: no more than three decimals."""
+    return f"{value:.3f}" if 1e-3 <= abs(value) < 0.01 else brief(value)
 
 
-def glyph(part: str) -> html.Div:
-    """The matrix of a head, CLS first: what is switched off is hatched."""
-    cells = ("cls", "cls-patches", "patches-cls", "patches")
-    off = {
-        "none": (),
-        "all": cells,
-        "patches": cells[3:],
-        "cls": cells[:1],
-        "crossing": cells[1:3],
-        "cls-related": cells[:3],
-    }[part]
-    return html.Div([html.I(className="off" if cell in off else cell) for cell in cells], className="glyph")
-
-
-def title(part: str, found: Bars | None) -> str:
-    """What hovering a bar says."""
-    if found is None:
-        return NAMES[part]
-    effect = found.effects[part]
-    spread = f" ± {number(effect.sd)} over {count(effect.counted, 'image')}" if found.several else ""
-    return f"{NAMES[part]}: {found.axis} {number(effect.mean)}{spread}"
-
-
-def reading(pruning: Pruning, chosen: Selection) -> str:
-    """How to read the bars."""
+def reading(pruning: Pruning, facts: StudyFacts, metric: str) -> str:
+    """How to read the bars; of several heads what pruning them together is worth, and what one by one (E7, Sec. 7)."""
     over = "Mean ± sd. " if pruning.images > 1 else ""
-    return over + WORDS[chosen.metric]
+    told = pruning.together(facts, metric)
+    if told is None:
+        return over + WORDS[metric]
+    # The probability is told as what it changes by, as people say it; the metric is what is lost.
+    what, signed = ("P(target) changes by", _change) if metric == "probability" else (METRICS[metric].label, number)
+    heads = count(len(pruning.heads), "whole head")
+    mean = " on average" if pruning.images > 1 else ""
+    return f"{heads} together: {what} {signed(told[0])}{mean}; one by one they sum to {signed(told[1])}."
 
 
-# --- predictions ---
+def _change(drop: float) -> str:
+    return number(-drop) if drop >= 0 else f"+{number(-drop)}"
 
 
-def predictions(pruning: Pruning, names: list[str] | None, chosen: Selection) -> Any:
-    """The most probable classes before and after; of several images, how often they change."""
-    if pruning.why_not(chosen.part):
-        return html.P(f"{NAMES[chosen.part]}: {pruning.why_not(chosen.part)}.")
+def compared(pruning: Pruning, names: list[str] | None, regions: int) -> dict[str, Any]:
+    """The predictions before and after: of one image the most probable classes, of several how often they change.
+
+    Returns:
+        One of {"note"}, {"title", "rows"} and {"title", "label", "before", "after", "fallen"}.
+    """
+    named = name_of(regions, len(pruning.heads))
+    if pruning.why_not(regions):
+        return {"note": f"{named}: {pruning.why_not(regions)}."}
     if pruning.images > 1:
-        return of_set(pruning, chosen.part)
-    before, after = pruning.before(), pruning.after(chosen.part)
+        return _of_set(pruning, regions)
+    before, after = pruning.before(), pruning.after(regions)
     if not before or not after:
-        return html.P("No predictions to compare: the model has no classifier.")
-    label = pruning.label()
-    fallen = []
-    if label is not None and label not in dict(after):
-        left = float(pruning.values("probability", chosen.part)[0])
-        fallen = [html.P([html.B(_name(names, label)), f" {brief(left)}, not among the first {len(after)}"])]
-    return html.Div(
-        [
-            html.Span("before"),
-            html.Span(NAMES[chosen.part]),
-            ranks(before, names, label, {place for place, _ in after}),
-            html.Div(slopes(before, after, label), className="slopes"),
-            ranks(after, names, label, {place for place, _ in before}),
-            *fallen,
-        ],
-        className="compared",
-    )
+        return {"note": NO_CLASSIFIER}
+    true = pruning.label()
+    fallen = None
+    if true is not None and true not in dict(after):
+        left = float(pruning.values("probability", regions)[0])
+        fallen = {
+            "name": short_name(class_name(names, true)),
+            "said": f" {brief(left)}, not among the first {len(after)}",
+        }
+    columns = {"before": before, "after": after}
+    return {
+        "title": named,
+        "label": true,
+        "fallen": fallen,
+        **{key: [_rank(place, p, names) for place, p in column] for key, column in columns.items()},
+    }
 
 
-def ranks(classes: list[tuple[int, float]], names: list[str] | None, label: int | None, other: set[int]) -> html.Ol:
-    """A column of classes; the true one is bold, those that the other column has not are marked."""
-    return html.Ol([_rank(place, p, names, place == label, place in other) for place, p in classes])
+def _rank(place: int, p: float, names: list[str] | None) -> dict[str, Any]:
+    full = class_name(names, place)
+    share = p if math.isfinite(p) else 0
+    return {"class": place, "name": short_name(full), "p": brief(p), "share": share, "title": f"{full}: {number(p)}"}
 
 
-def _rank(place: int, p: float, names: list[str] | None, is_label: bool, stays: bool) -> html.Li:
-    share = f"{100 * p:.1f}%" if math.isfinite(p) else "0"
-    bar = html.Div(html.I(className="bar", style={"width": share}), className="track")
-    words = html.Div([html.Span(short_name(_name(names, place)), className="name"), html.Small(brief(p))])
-    kind = " ".join(word for word, is_so in (("label", is_label), ("gone", not stays)) if is_so)
-    return html.Li([words, bar], className=kind, title=f"{_name(names, place)}: {number(p)}")
-
-
-def _name(names: list[str] | None, place: int) -> str:
+def class_name(names: list[str] | None, place: int) -> str:
     return names[place] if names and place < len(names) else f"class {place}"
 
 
-def slopes(before: list[tuple[int, float]], after: list[tuple[int, float]], label: int | None) -> list[html.I]:
-    """A line from each class's place before to its place after, where it has both. Heights are shares of RANKS."""
-    to = {place: rank for rank, (place, _) in enumerate(after)}
-    lines = []
-    for rank, (place, _) in enumerate(before):
-        if place in to:
-            step = to[place] - rank
-            kind = "level" if step == 0 else "down" if step > 0 else "up"
-            top, height = min(rank, to[place]) + 0.5, abs(step)
-            style = {"top": f"{100 * top / RANKS:.0f}%", "height": f"{100 * height / RANKS:.0f}%"}
-            lines.append(html.I(className=f"{kind} label" if place == label else kind, style=style))
-    return lines
-
-
-def of_set(pruning: Pruning, part: str) -> Any:
+def _of_set(pruning: Pruning, regions: int) -> dict[str, Any]:
     """Top-1 accuracy and mean P(target), before and after, and how many predictions stay."""
-    told = pruning.predictions(part)
+    told = pruning.predictions(regions)
     if told is None:
-        return html.P("No predictions to compare: the model has no classifier.")
-    lines: list[tuple[str, str, str, str]] = []
+        return {"note": NO_CLASSIFIER}
+    rows: list[tuple[str, str, str, str]] = []
     if told.right_before is not None and told.right_after is not None:
-        of = f"of {count(told.labelled, 'labelled image')}"
-        lines.append(("Top-1 accuracy", percent(told.right_before), percent(told.right_after), of))
-    left = [number(pruning.effect("probability", each).mean) for each in ("none", part)]
-    lines.append(("P(target), mean", left[0], left[1], "of the true class; without a label, of the predicted one"))
-    lines.append(("Same prediction", "", percent(told.same), "images whose most probable class is the one before"))
-    rows = [
-        html.Tr([html.Th(label, title=said), html.Td(before), html.Td(after)]) for label, before, after, said in lines
+        of = f"accuracy on {count(told.labelled, 'labelled image')}"
+        rows.append(("Top-1", percent(told.right_before), percent(told.right_after), of))
+    left = [number(pruning.effect("probability", each).mean) for each in (0, regions)]
+    rows.append(("P(target)", left[0], left[1], "mean, of the true class; without a label, of the predicted one"))
+    rows.append(("Unchanged", "", percent(told.same), "images whose most probable class is the one before"))
+    return {"title": name_of(regions, len(pruning.heads)), "rows": rows}
+
+
+# --- what can leave ---
+
+
+def exports(desk: Desk | None) -> tuple[Export, ...]:
+    """The bars and the predictions; `desk` has the results. Without it they have their names, for the menu."""
+
+    def of(name: str, words: str, numbers: Numbers, lines: Lines, figure: Figure) -> Export:
+        return Export(
+            name,
+            words,
+            lambda known, chosen: numbers(result_of(known, chosen, desk), chosen),
+            lambda known, chosen: python(known, chosen, lines),
+            "figure",
+            lambda known, chosen: figure(result_of(known, chosen, desk), known, chosen),
+        )
+
+    return (
+        of("pruning", "Pruned in parts", bars_numbers, bars_lines, bars_figure),
+        of("predictions", "Predictions", predictions_numbers, predictions_lines, predictions_figure),
+    )
+
+
+def result_of(known: StudyFacts, chosen: Selection, desk: Desk | None) -> Pruning:
+    """What was found of the heads that are pruned together.
+
+    Raises:
+        StoreError: They were not pruned yet.
+    """
+    results = [desk and _result(desk.ledger, key_of(request)) for request in requests_of(known, chosen)]
+    there = [result for result in results if result]
+    if not there or len(there) < len(results):
+        where = "on these images" if chosen.image is None else f"on {chosen.image}"
+        raise StoreError(f"{label(chosen)}: not pruned {where} yet; wait for the bars on the page, then export them")
+    return Pruning.joined(there)
+
+
+def bars_numbers(pruning: Pruning, chosen: Selection) -> Columns:
+    """The metric by regions; the probability as what is left of it, as it is drawn."""
+    effects = [pruning.effect(chosen.metric, regions) for regions in pruning.regions]
+    return {
+        "regions": pruning.regions,
+        "name": [name_of(regions) for regions in pruning.regions],
+        measured(chosen.metric): [effect.mean for effect in effects],
+        "sd": [effect.sd for effect in effects],
+        "counted": [effect.counted for effect in effects],
+    }
+
+
+def predictions_numbers(pruning: Pruning, chosen: Selection) -> Columns:
+    """Of one image the classes that are among the first five, before or after; of several, each image's first."""
+    if pruning.images > 1:
+        columns = [
+            [pruning.before(image)[:1] for image in range(pruning.images)],
+            [pruning.after(chosen.regions, image)[:1] for image in range(pruning.images)],
+        ]
+        firsts = [[each[0][0] if each else -1 for each in column] for column in columns]
+        return {"image": pruning.result["images"], "before": firsts[0], "after": firsts[1]}
+    before, after = dict(pruning.before()), dict(pruning.after(chosen.regions))
+    classes = list(before | after)
+    missing = float("nan")
+    return {
+        "class": classes,
+        "before": [before.get(each, missing) for each in classes],
+        "after": [after.get(each, missing) for each in classes],
+    }
+
+
+def measured(metric: str) -> str:
+    """Name of the array of a result that is drawn of a metric."""
+    words = METRICS[metric]
+    return metric if words.curve == "importance" else words.curve
+
+
+def python(known: StudyFacts, chosen: Selection, lines: Lines) -> str:
+    """Lines that compute the same numbers; `numbers` are they."""
+    requests = requests_of(known, chosen)
+    heads = sorted(set(chosen.heads_pruned))
+    images = [chosen.image] if chosen.image is not None else list(requests[0].images) if requests else []
+    named = "study.image_ids" if images == known.image_ids else repr(images)
+    regions = [each for request in requests for each in request.regions]
+    return f"""import headscope
+study = headscope.open_study({known.name!r})
+
+# A study has heads pruned one by one and whole; the rest is computed by its model, as a worker does it.
+import numpy as np
+from store.settings import Settings
+from workers.jobs import PruneRequest
+from workers.prune import effects
+
+images = {named}
+heads = {heads!r}  # (layer, head), switched off together
+regions = {regions!r}  # sums of CLS→CLS 1, CLS→patches 2, patches→CLS 4, patches→patches 8
+request = PruneRequest(study.name, study.manifest.content, tuple(images), tuple(heads), tuple(regions))
+found = effects(request, images, Settings(), check=lambda: None, progress=lambda done: None)
+{lines(chosen, len(images))}"""
+
+
+def bars_lines(chosen: Selection, images: int) -> str:
+    """The end of the lines, for the bars."""
+    name = measured(chosen.metric)
+    layer = max(layer for layer, _ in chosen.heads_pruned)
+    rows = f"found[{name!r}][{str(layer)!r}]" if chosen.metric.endswith("distance") else f"found[{name!r}]"
+    return f"""values = np.array({rows}, dtype=float)  # (regions, image), NaN where there is no number
+counted = np.isfinite(values).sum(axis=1)
+mean = np.nansum(values, axis=1) / np.where(counted, counted, np.nan)
+sd = np.sqrt(np.nansum((values - mean[:, None]) ** 2, axis=1) / np.where(counted > 1, counted, np.nan))
+names = {[name_of(each) for each in (*MODES, *([chosen.regions] if is_custom(chosen.regions) else []))]!r}
+numbers = {{"regions": regions, "name": names, {name!r}: mean, "sd": sd, "counted": counted}}
+"""
+
+
+def predictions_lines(chosen: Selection, images: int) -> str:
+    """The same for the predictions."""
+    after = f"found['top_after'][regions.index({chosen.regions})]"
+    if images > 1:
+        return f"""before, after = found["top_before"], {after}
+firsts = [[ranks[0][0] if ranks else -1 for ranks in of_images] for of_images in (before, after)]
+numbers = {{"image": images, "before": firsts[0], "after": firsts[1]}}
+"""
+    return f"""before, after = dict(found["top_before"][0]), dict({after}[0])
+classes = list(before | after)
+numbers = {{
+    "class": classes,
+    "before": [before.get(each, np.nan) for each in classes],
+    "after": [after.get(each, np.nan) for each in classes],
+}}
+"""
+
+
+def bars_figure(pruning: Pruning, known: StudyFacts, chosen: Selection) -> go.Figure:
+    """The bars, with the matrix under each, as on the page."""
+    colours, bars = palette(chosen.theme), Bars.of(pruning, chosen.metric)
+    effects = list(bars.effects.values())
+    spread = [effect.sd if math.isfinite(effect.sd) else None for effect in effects]
+    trace = go.Bar(
+        x=list(range(len(effects))),
+        y=[effect.mean for effect in effects],
+        width=0.6,
+        text=[brief(effect.mean) for effect in effects],
+        textposition="outside",
+        cliponaxis=False,
+        marker={"color": [colours.accent if each == chosen.regions else colours.muted for each in pruning.regions]},
+        error_y={"array": spread, "color": colours.text, "thickness": 1} if any(spread) else None,
+    )
+    shapes = [
+        shape for place, regions in enumerate(pruning.regions) for shape in _glyph_shapes(place, regions, colours)
     ]
-    head = html.Tr([html.Th(text) for text in ("", "before", NAMES[part])])
-    return html.Table([html.Thead(head), html.Tbody(rows)], className="numbers")
+    if bars.reference is not None and math.isfinite(bars.reference):
+        line = {"color": colours.text, "dash": "dash", "width": 1}
+        shapes.append(
+            {
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": bars.reference,
+                "y1": bars.reference,
+                "line": line,
+            }
+        )
+    return figure(
+        colours,
+        [trace],
+        shapes=shapes,
+        xaxis={"showticklabels": False, "range": [-0.6, len(effects) - 0.4], "showgrid": False, "zeroline": False},
+        yaxis={"title": {"text": bars.axis}, "range": [0, bars.top * 1.12]},
+        margin={"l": 64, "r": 12, "t": 12, "b": 44},
+    )
+
+
+def _glyph_shapes(place: int, regions: int, colours: Palette) -> list[dict[str, Any]]:
+    """The matrix of a head under the bar at `place`, in pixels."""
+    spans = ((-16, -7), (-5, 16))  # of CLS and of patches, from the middle; downwards the same
+    anchored = {"xsizemode": "pixel", "ysizemode": "pixel", "xanchor": place, "yanchor": 0, "yref": "paper"}
+    shapes = []
+    for cell, bit in enumerate(REGIONS):
+        (top, bottom), (left, right) = spans[cell // 2], spans[cell % 2]
+        off = bool(regions & bit)
+        ramp = colours.patch if bit == PATCHES_PATCHES else colours.cls
+        box = {"x0": left, "x1": right, "y0": -24 - top, "y1": -24 - bottom}
+        fill = "rgba(0,0,0,0)" if off else ramp[2]
+        shapes.append(
+            {"type": "rect", **anchored, **box, "fillcolor": fill, "line": {"color": colours.faint, "width": 1}}
+        )
+        if off:
+            path = f"M{left},{-24 - bottom}L{right},{-24 - top}"
+            shapes.append({"type": "path", **anchored, "path": path, "line": {"color": colours.faint, "width": 1}})
+    return shapes
+
+
+def predictions_figure(pruning: Pruning, known: StudyFacts, chosen: Selection) -> go.Figure:
+    """The most probable classes before and after; of several images, top-1 accuracy and predictions that stay."""
+    colours, names, true = palette(chosen.theme), known.study.class_names, pruning.label()
+    if pruning.images > 1:
+        told = pruning.predictions(chosen.regions)
+        if told is None:
+            raise StoreError(NO_CLASSIFIER)
+        words = ["Same prediction", *(["Top-1 accuracy"] if told.right_before is not None else [])]
+        before, after = [1.0, told.right_before][: len(words)], [told.same, told.right_after][: len(words)]
+    else:
+        columns = predictions_numbers(pruning, chosen)
+        if not columns["class"]:
+            raise StoreError(NO_CLASSIFIER)
+        words = [escape(short_name(class_name(names, place))) for place in columns["class"]]
+        words = [
+            f"<b>{word}</b>" if place == true else word for place, word in zip(columns["class"], words, strict=True)
+        ]
+        before, after = columns["before"], columns["after"]
+    rows = list(range(len(words)))
+    series = (("before", before, colours.faint), (name_of(chosen.regions), after, colours.text))
+    traces = [
+        go.Bar(y=rows, x=values, name=name, orientation="h", marker={"color": colour})
+        for name, values, colour in series
+    ]
+    return figure(
+        colours,
+        traces,
+        barmode="group",
+        showlegend=True,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        xaxis={"title": {"text": "share of images" if pruning.images > 1 else "probability"}, "rangemode": "tozero"},
+        yaxis={"tickvals": rows, "ticktext": words, "autorange": "reversed", "automargin": True, "showgrid": False},
+        margin={"l": 12, "r": 12, "t": 40, "b": 44},
+    )
