@@ -1,11 +1,29 @@
-"""Counts of a map are those of np.histogram2d, whatever part of the heads and of the map is asked for."""
+"""Counts of a map are those of np.histogram2d; its picture has contours around shares of the heads."""
 
+import io
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dashboard.density import EVERY, Part, Window, density, whole
+from dashboard.density import (
+    EVERY,
+    LARGEST_BLUR,
+    SHARES,
+    Density,
+    Part,
+    Window,
+    bands,
+    bins_of,
+    density,
+    levels,
+    outlined,
+    painted,
+    sampled,
+    smoothed,
+    whole,
+)
 
 IMAGES, LAYERS, HEADS = 40, 3, 4
 RNG = np.random.default_rng(0)
@@ -128,3 +146,92 @@ def test_a_read_only_map_is_counted_and_left_as_it_is():
     sealed.flags.writeable = False
     assert density(sealed, WINDOW, (5, 5)).inside > 0
     np.testing.assert_array_equal(sealed, LAYOUT)
+
+
+# --- the picture ---
+
+UNIT = Window(0, 1, 0, 1)
+
+
+def raster(counts: Any) -> Density:
+    counts = np.asarray(counts, np.int64)
+    return Density(UNIT, counts, int(counts.sum()))
+
+
+def pixels(png: bytes) -> np.ndarray:
+    """A PNG as (row, column, red green blue alpha)."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
+
+
+def test_a_picture_has_its_highest_y_on_top():
+    counts = np.zeros((20, 30), int)
+    counts[2, 25] = 500
+    values = smoothed(raster(counts), (60, 90))
+    assert values.shape == (60, 90)
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    assert (row // 3, column // 3) == (19 - 2, 25)
+
+
+def test_an_even_density_stays_even_up_to_the_edge():
+    values = smoothed(raster(np.full((20, 30), 7)), (60, 90))
+    np.testing.assert_allclose(values, 7, rtol=1e-5)
+
+
+def test_smoothing_moves_no_heads_far():
+    counts = np.zeros((40, 40), int)
+    counts[20, 20] = 1
+    values = smoothed(raster(counts), (120, 120))
+    far = np.hypot(*np.ogrid[-58.5:61.5, -61.5:58.5]) > 4 * LARGEST_BLUR
+    assert values[far].max() < 1e-3 * values.max()
+
+
+def test_each_contour_goes_around_its_share_of_the_heads():
+    rng = np.random.default_rng(1)
+    values = rng.gamma(0.3, size=(50, 60))
+    edges = levels(values)
+    assert (np.diff(edges) > 0).all()
+    for edge, share in zip(edges, SHARES, strict=True):
+        assert values[values >= edge].sum() / values.sum() == pytest.approx(share, abs=0.01)
+    assert np.isinf(levels(np.zeros((3, 3)))).all()
+
+
+def test_bands_count_the_edges_below_a_value_and_a_contour_is_a_pixel_wide():
+    ramp = np.tile(np.arange(10.0), (4, 1))
+    above = bands(ramp, np.array([2.25, 6.25]))
+    np.testing.assert_allclose(above[0], [0, 0, 0.25, 1, 1, 1, 1.25 - 0.0, 2, 2, 2], atol=1e-6)
+
+
+def test_a_picture_is_clear_where_nobody_is_and_dark_where_most_are():
+    counts = np.zeros((40, 40), int)
+    counts[10:14, 10:14] = 90
+    counts[28:34, 26:34] = 4
+    seen = pixels(painted(raster(counts), (120, 120), ("#ffffff", "#000000")))
+    assert seen[2, 2, 3] == seen[60, 110, 3] == 0
+    dense, thin = seen[120 - 36, 36], seen[120 - 93, 90]
+    assert dense[3] == thin[3] == 255
+    assert dense[0] < 40 < 150 < thin[0]
+
+
+def test_an_outline_is_one_colour_with_soft_edges():
+    counts = np.zeros((40, 40), int)
+    counts[10:20, 10:20] = 3
+    seen = pixels(outlined(raster(counts), (120, 120), "#336699"))
+    assert seen[120 - 45, 45].tolist() == [0x33, 0x66, 0x99, 255]
+    assert (seen[seen[..., 3] > 0][:, :3] == [0x33, 0x66, 0x99]).all()
+    assert not seen[5, 5, 3]
+
+
+@pytest.mark.parametrize("counts", [np.zeros((3, 4), int), np.ones((1, 1), int)])
+def test_a_picture_of_nobody_or_of_one_cell_is_a_picture(counts: np.ndarray):
+    assert pixels(painted(raster(counts), (30, 40), ("#ffffff", "#000000"))).shape == (30, 40, 4)
+    assert pixels(outlined(raster(counts), (30, 40), "#000000")).shape == (30, 40, 4)
+
+
+def test_cells_are_counted_for_pixels_but_not_too_many():
+    assert bins_of((300, 290)) == (100, 96)
+    assert bins_of((2, 4000)) == (1, 240)
+
+
+def test_a_ramp_is_sampled_from_its_first_colour_to_its_last():
+    assert sampled(("#000000", "#808080", "#ffffff"), 5) == ("#000000", "#404040", "#808080", "#c0c0c0", "#ffffff")
+    assert sampled(("#102030", "#ffffff"), 1) == ("#102030",)

@@ -1,26 +1,36 @@
-"""Which heads attend alike? A map of all heads of all images, by their attention patterns (Fig. 1D1, 12)."""
+"""Which heads attend alike? A map of all heads of all images, by their attention patterns (Fig. 1D1, 12).
 
-import base64
+Three things lie over each other, so that each changes alone: pictures of the density, which the server paints of what
+is looked at; the points, which Plotly draws with WebGL; and the marks, which are the selected image's heads, or the
+selected head on the images, over both (assets/patterns.js).
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from typing import Any
 
 import dash_bootstrap_components as dbc
 import numpy as np
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Dash, Input, Output, Patch, State, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from flask import Response, abort, request
+from PIL import Image
 
 from dashboard import graphs
-from dashboard.data import LARGE_KEPT, Array, Shelf, StudyFacts, large, map_array, read
-from dashboard.density import Density, Window, density, whole
-from dashboard.graphs import Colouring
-from dashboard.routes import pictures_url
-from dashboard.selection import MAP_COLOURS, MAPS, SELECTION, Selection, head_label
-from dashboard.theme import Palette, Ramp, colorscale, palette
+from dashboard.data import Array, Shelf, StudyFacts, facts, indices_of, large, map_array, of_image, read, table
+from dashboard.density import SHARES, Part, Window, bins_of, density, outlined, painted, sampled, whole
+from dashboard.drawing import Drawing
+from dashboard.exports import Columns, Export
+from dashboard.graphs import sent
+from dashboard.routes import HASH_DIGITS, pictures_url
+from dashboard.selection import MAP_COLOURS, MAP_LOOKS, MAPS, Selection, head_label, resolve
+from dashboard.theme import Palette, Ramp, palette
 from dashboard.views import choice
-from dashboard.views.header import THEME
-from dashboard.views.panel import panel, shown
-from dashboard.words import MAP_NAMES, MIXED, count, number, share
+from dashboard.views.panel import panel
+from dashboard.words import MAP_NAMES, METRICS, MIXED, count, number, share
+from store.errors import StoreError
 from store.study import Study
 
 GRAPH = "pattern-map-graph"
@@ -29,118 +39,69 @@ LEGEND = "pattern-map-legend"
 CAUTION = "pattern-map-caution"
 ABSENT = "pattern-map-absent"
 TOOLTIP = "pattern-map-tooltip"
-NAMES = "pattern-map-names"  # dcc.Store with what `told` gives, for the tooltip
-DRAWN = "pattern-map-drawn"  # what the map shows; while it is the same, only the selected heads move
-WINDOW = "pattern-map-window"  # edges of what is looked at, x0, x1, y0, y1; None is the whole map
-MAP = "map"
-COLOUR = "map_colour"
+DENSITY = "pattern-map-density"  # where patterns.js puts the pictures of the density
+TOLD = "pattern-map-told"  # dcc.Store: the graph's figure, and what patterns.js must know of it
+MARKS = "pattern-map-marks"  # dcc.Store: the heads that lie over it
+MARKED = "pattern-map-marked"  # which heads those are
 
 MAP_LABELS = {"cls": "CLS", "patch": "patches"}
-COLOUR_LABELS = {colour: colour for colour in MAP_COLOURS}
 
-DENSITY, HEADS, OWN, RING = range(4)  # the figure's traces, the lowest first
 WHOLE = Window(0.0, 1.0, 0.0, 1.0)
-FEWEST_ROWS, MOST_ROWS = 24, 120  # of the density's cells; 120 are of 2 pixels at 1440 x 900
 MOST_POINTS = 20_000  # above, drawing takes a browser a second, and points hide each other
-POINT = 4  # pixels across
+MOST_MARKS = 2_000
+MOST_ROWS = 2_000_000  # of numbers that leave; 100 MB as CSV
+MOST_PIXELS = 4_000  # of a side of the density's picture
+SHADES = 64  # of importance
+# Of importance's absolute values are within the scale: else the few largest make all others one colour.
+WITHIN = 0.95
 # seed_agreement below which a map is marked: most neighbours are then others in another run. Maps of noise in ten
 # dimensions and more stay below 0.35, those of real attention and of clusters that were tried have 0.65 and more.
 FIRM = 0.5
 
 
 def layout() -> html.Section:
-    tools = [
-        html.Div(id=CAUTION, className="caveats"),
-        choice.layout(MAP, MAP_LABELS, "Which attention the map is of"),
+    graph = graphs.graph(GRAPH, zoom=True)
+    graph.config |= {"modeBarButtons": [["resetScale2d"]]}  # a picture from there would lack density and marks
+    under = [
+        choice.layout("map_as", {look: look for look in MAP_LOOKS}, "Every head as a point, or how many are where"),
+        html.Div(id=MARKED),
+        choice.layout("map_colour", {colour: colour for colour in MAP_COLOURS}, "Colour of the heads"),
+        html.Div(id=LEGEND),
+        html.Div(id=CAUTION),
     ]
-    under = [choice.layout(COLOUR, COLOUR_LABELS, "Colour of the heads"), html.Div(id=LEGEND, className="legend")]
     body = [
-        graphs.graph(GRAPH, zoom=True),
-        html.Div(id=ABSENT, className="said", hidden=True),
-        html.Div(under, className="under"),
+        html.Div([html.Div(id=DENSITY, className="density"), graph], className="map"),
+        html.Div(id=ABSENT, className="map-absent", hidden=True),
+        html.Div(under, className="map-key"),
         dcc.Tooltip(id=TOOLTIP, direction="right", className="thumbnail-tooltip"),
-        dcc.Store(id=NAMES),
-        dcc.Store(id=DRAWN),
-        dcc.Store(id=WINDOW),
+        dcc.Store(id=TOLD),
+        dcc.Store(id=MARKS),
     ]
-    return panel("pattern-map", "Attention patterns", READING, body, tools)
+    tools = choice.layout("map", MAP_LABELS, "Which attention the map is of")
+    return panel("pattern-map", "Pattern map", READING, body, tools, EXPORTS)
 
 
 def register(app: Dash, shelf: Shelf) -> None:
-    @app.callback(
-        Output(GRAPH, "figure"),
-        Output(WINDOW, "data"),
-        Output(LEGEND, "children"),
-        Output(NAMES, "data"),
-        Output(DRAWN, "data"),
-        Output(CAUTION, "children"),
-        Output(ABSENT, "children"),
-        Output(ABSENT, "hidden"),
-        Output(READING, "children"),
-        Input(SELECTION, "data"),
-        Input(THEME, "data"),
-        State(DRAWN, "data"),
-        State(WINDOW, "data"),
-    )
-    def draw(data: object, theme: object, drawn: object, edges: object) -> tuple[Any, ...]:
-        colours = palette(theme)
-        nothing = (graphs.blank(colours), no_update, None, None, None, None, None, True)
+    app.clientside_callback(ClientsideFunction("patterns", "drawn"), Output(GRAPH, "figure"), Input(TOLD, "data"))
+    app.clientside_callback(ClientsideFunction("patterns", "marked"), Input(MARKS, "data"))
+    app.clientside_callback(ClientsideFunction("patterns", "hovered"), Input(GRAPH, "hoverData"))
+    app.clientside_callback(ClientsideFunction("patterns", "clicked"), Input(GRAPH, "clickData"))
 
-        def view(facts: StudyFacts, chosen: Selection) -> tuple[tuple[Any, ...], Any]:
-            if map_array(chosen.map) not in facts.study:
-                return (*nothing[:-2], absent(facts), False), absence(facts)
-            found = PatternMap.of(facts, chosen)
-            key = [found.uirevision, found.colour, str(theme)]
-            before = drawn if isinstance(drawn, list) and len(drawn) == len(key) else [None] * len(key)
-            # Another map starts whole: what the last one was zoomed to means nothing there.
-            stays = key[0] == before[0]
-            if key == before:
-                figure: Any = found.moved()
-            else:
-                figure = found.figure(found.raster((window_of(edges) if stays else None) or WHOLE), colours)
-            window = no_update if stays or edges is None else None
-            said = (found.legend(colours), found.told(facts), key, caution(facts, chosen.map), None, True)
-            return (figure, window, *said), reading(facts, chosen.map)
-
-        shown_, said = shown(shelf, data, view, nothing)
-        return *shown_, said
-
-    @app.callback(
-        Output(GRAPH, "figure", allow_duplicate=True),
-        Input(WINDOW, "data"),
-        State(SELECTION, "data"),
-        prevent_initial_call=True,
-    )
-    def refine(edges: object, data: object) -> Any:
-        """The density of the part that is looked at, in cells as many as before."""
-
-        def view(facts: StudyFacts, chosen: Selection) -> tuple[Any, Any]:
-            if map_array(chosen.map) not in facts.study:
-                return no_update, None
-            found = PatternMap.of(facts, chosen)
-            return refined(found.raster(window_of(edges) or WHOLE)), None
-
-        return shown(shelf, data, view, no_update)[0]
-
-    # Of all that Plotly says of a layout only a zoom or a move goes to the server.
-    app.clientside_callback(
-        ClientsideFunction("page", "window"),
-        Output(WINDOW, "data", allow_duplicate=True),
-        Input(GRAPH, "relayoutData"),
-        prevent_initial_call=True,
-    )
-
-    choice.register(app, shelf, MAP, map_reasons)
-    choice.register(app, shelf, COLOUR, colour_reasons)
-
-    app.clientside_callback(
-        ClientsideFunction("page", "head"),
-        Output(TOOLTIP, "show"),
-        Output(TOOLTIP, "bbox"),
-        Output(TOOLTIP, "children"),
-        Input(GRAPH, "hoverData"),
-        State(NAMES, "data"),
-    )
+    @app.server.get("/studies/<name>/<digest>/density.png")
+    def density_of_map(name: str, digest: str) -> Response:
+        try:
+            known = facts(shelf.open(name))
+            if digest != known.content[:HASH_DIGITS]:
+                abort(404, f"study {name} has another content now; reload the page")
+            response = Response(picture(known, request.args), mimetype="image/png")
+        except StoreError as error:
+            abort(404, str(error))
+        except (ValueError, IndexError) as error:
+            abort(400, str(error))
+        response.cache_control.public = True
+        response.cache_control.immutable = True
+        response.cache_control.max_age = 31_536_000
+        return response
 
 
 # --- what there is ---
@@ -156,14 +117,18 @@ def map_reasons(facts: StudyFacts) -> dict[str, str]:
     return {name: why_not(facts.study, map_array(name)) for name in MAPS if map_array(name) not in facts.study}
 
 
+def _without_maps(facts: StudyFacts, values: tuple[str, ...]) -> dict[str, str]:
+    return dict.fromkeys(values, "this study has no maps") if len(map_reasons(facts)) == len(MAPS) else {}
+
+
+def look_reasons(facts: StudyFacts) -> dict[str, str]:
+    """Why heads cannot be drawn in some of the ways, by way."""
+    return _without_maps(facts, MAP_LOOKS)
+
+
 def colour_reasons(facts: StudyFacts) -> dict[str, str]:
-    """Why the heads cannot be coloured by some of the colours, by colour."""
-    if len(map_reasons(facts)) == len(MAPS):
-        return dict.fromkeys(MAP_COLOURS, "this study has no maps")
-    heads = len(facts.image_ids) * facts.num_layers * facts.num_heads
-    if heads > MOST_POINTS:
-        return {"density": f"{count(heads, 'head')} are too many for points: there is always their density"}
-    return {}
+    """Why heads cannot be coloured by some of the colours, by colour."""
+    return _without_maps(facts, MAP_COLOURS)
 
 
 def absence(facts: StudyFacts) -> str:
@@ -204,7 +169,7 @@ def reading(facts: StudyFacts, name: str) -> html.Span:
     told = _told(facts, name)
     # Of a reason the end is said here, and all of it on the button: the line has room for no more.
     parts = [f"No map of {MAP_NAMES[other]}: {why.rpartition(': ')[2]}." for other, why in map_reasons(facts).items()]
-    parts.append("Neighbours attend alike.")
+    parts.append("Near is alike.")
     if "trustworthiness" in told:
         parts.append(f"Trustworthiness {number(told['trustworthiness'])}.")
     return html.Span(" ".join(parts), title=" ".join([*parts, *_quality(told)]))
@@ -231,265 +196,105 @@ def _told(facts: StudyFacts, name: str) -> dict[str, Any]:
     return {what: value for what, value in told.items() if value is not None}
 
 
-# --- what is drawn ---
+# --- places: every map is moved and stretched to fill WHOLE, so that a zoom goes back to the same edges ---
 
 
-@lru_cache(maxsize=LARGE_KEPT)
-def scaled(study: Study, name: str) -> Array:
-    """Places on a map, (image, layer, head, 2), moved and stretched to fill WHOLE: Plotly zooms back to where the
-    graph began, whichever map it shows by then."""
-    layout = study.read(map_array(name))
-    window = whole(layout)
-    layout -= np.array([window.x0, window.y0], np.float32)
-    layout /= np.array([window.x1 - window.x0, window.y1 - window.y0], np.float32)
-    layout.flags.writeable = False
-    return layout
+@lru_cache(maxsize=64)
+def bounds(study: Study, name: str) -> Window:
+    """What of a map's own units becomes WHOLE."""
+    return whole(large(study, map_array(name)))
+
+
+def scaled(study: Study, name: str, places: Array) -> Array:
+    """Places of a map's own units in WHOLE, float32."""
+    edges = bounds(study, name)
+    low = np.array([edges.x0, edges.y0], np.float32)
+    return np.asarray((places - low) / np.array([edges.x1 - edges.x0, edges.y1 - edges.y0], np.float32))
+
+
+def unscaled(study: Study, name: str, window: Window) -> Window:
+    """A part of WHOLE in the map's own units."""
+    edges = bounds(study, name)
+    wide, high = edges.x1 - edges.x0, edges.y1 - edges.y0
+    return Window(
+        edges.x0 + window.x0 * wide,
+        edges.x0 + window.x1 * wide,
+        edges.y0 + window.y0 * high,
+        edges.y0 + window.y1 * high,
+    )
+
+
+@lru_cache(maxsize=16)
+def unplaced(study: Study, name: str) -> Array:
+    """How many heads of each image have no place on a map, (image,)."""
+    return np.asarray(np.isnan(large(study, map_array(name))[..., 0]).sum(axis=(1, 2)))
+
+
+# --- colours ---
 
 
 @dataclass(frozen=True)
-class PatternMap:
-    """What is drawn: one point a head on an image.
+class Scale:
+    """What the colours of heads say.
 
     Attributes:
-        xy: Places in WHOLE, (image, layer, head, 2); NaN for a head without one.
-        names: Index in `words` of each head's pattern, (image, layer, head); -1 is mixed. None without patterns.
-        words: Names of the patterns.
-        colour: What the points are coloured by, of MAP_COLOURS.
-        image: Index of the selected image, or None.
-        head: The selected head, (layer, head).
-        uirevision: While it is the same, zoom is kept.
+        by: Of MAP_COLOURS.
+        colours: By code.
+        words: What a code stands for; empty for importance.
+        limit: Of importance: the value of the last shade; the first is its negative, or 0 if it is not `signed`.
+        axis: What is measured; empty for layers and patterns.
     """
 
-    xy: Array
-    names: Array | None
-    words: tuple[str, ...]
-    colour: str
-    image: int | None
-    head: tuple[int, int]
-    uirevision: str
+    by: str
+    colours: Ramp
+    words: tuple[str, ...] = ()
+    limit: float = 0.0
+    signed: bool = False
+    axis: str = ""
 
     @classmethod
-    def of(cls, facts: StudyFacts, chosen: Selection) -> "PatternMap":
-        """Of a study that has the map, and a selection."""
-        study, lead = facts.study, "cls_" if chosen.map == "cls" else ""
-        named = f"{lead}pattern_name" in study
-        return cls(
-            scaled(study, chosen.map),
-            large(study, f"{lead}pattern_name") if named else None,
-            tuple(map(str, read(study, f"{lead}pattern"))) if named else (),
-            chosen.map_colour,
-            None if chosen.image is None else facts.image_indices[chosen.image],
-            (chosen.layer, chosen.head),
-            f"{facts.content} {chosen.map}",
-        )
+    def of(cls, facts: StudyFacts, chosen: Selection) -> "Scale":
+        """Of a selection. A study without names of patterns has its layers instead."""
+        colours, study = palette(chosen.theme), facts.study
+        if chosen.map_colour == "pattern" and names_array(chosen.map) in study:
+            words = pattern_words(study, chosen.map)
+            return cls("pattern", pattern_colours(len(words), colours), (MIXED, *words))
+        if chosen.map_colour == "importance":
+            told = METRICS[chosen.metric]
+            ramp = sampled(colours.diverging if told.signed else colours.sequential, SHADES)
+            return cls(
+                "importance",
+                (*ramp, colours.unknown),
+                limit=largest(study, chosen.metric),
+                signed=told.signed,
+                axis=told.axis,
+            )
+        layers = sampled(colours.layers, facts.num_layers)
+        return cls("layer", layers, tuple(f"L{layer}" for layer in range(facts.num_layers)))
 
-    @property
-    def with_points(self) -> bool:
-        """Whether all heads are drawn, or their density alone."""
-        return self.colour != "density" and self.xy.size // 2 <= MOST_POINTS
-
-    @property
-    def by_pattern(self) -> bool:
-        return self.colour == "pattern" and self.names is not None
-
-    def raster(self, window: Window) -> Density:
-        """Its density, in so many cells that the whole map has two heads for each: fewer would be dots, not density."""
-        heads, wide = self.xy.size // 2, 4 / 3
-        rows = min(MOST_ROWS, max(FEWEST_ROWS, round((heads / 2 / wide) ** 0.5)))
-        return density(self.xy, window, (rows, round(rows * wide)))
-
-    def figure(self, raster: Density, colours: Palette) -> go.Figure:
-        """A click or a hover reports the trace, HEADS or OWN, and the point in it, which `place_of` reads."""
-        behind = go.Heatmap(
-            **_cells(raster),
-            zmin=0,
-            zmax=255,
-            zsmooth="best",
-            colorscale=colorscale(colours.density),
-            showscale=False,
-            hoverinfo="skip",
-        )
-        drawn = ... if self.with_points else slice(0)
-        every = self._colouring(self._values(drawn), colours) | {"size": POINT, "opacity": 0.7}
-        heads = go.Scattergl(**_places(self.xy[drawn].reshape(-1, 2)), mode="markers", hoverinfo="none", marker=every)
-        own = self._colouring(self._own_values(), colours)
-        own |= {"size": 10, "line": {"width": 1.5, "color": colours.text}}
-        ring = {"symbol": "circle-open", "color": colours.accent, **self._ring_size()}
-        traces = [
-            behind,
-            heads,
-            go.Scattergl(**_places(self._own()), mode="markers", hoverinfo="none", marker=own),
-            go.Scattergl(**_places(self._ringed()), mode="markers", hoverinfo="skip", marker=ring),
-        ]
-        return graphs.figure(
-            colours,
-            traces,
-            margin={"l": 0, "r": 0, "t": 0, "b": 0},
-            dragmode="pan",
-            clickmode="event",
-            uirevision=self.uirevision,
-            # Given, as uirevision alone forgets a zoom once a change has gone over it.
-            xaxis={"visible": False, "range": [raster.window.x0, raster.window.x1]},
-            yaxis={"visible": False, "range": [raster.window.y0, raster.window.y1]},
-        )
-
-    def moved(self) -> Patch:
-        """The change of a drawn figure to this selection."""
-        patch = Patch()
-        for trace, points in ((OWN, self._own()), (RING, self._ringed())):
-            for axis, places in _places(points).items():
-                patch["data"][trace][axis] = _sent(places)
-        patch["data"][OWN]["marker"]["color"] = _sent(self._own_values())
-        for name, value in self._ring_size().items():
-            patch["data"][RING]["marker"][name] = value
-        return patch
-
-    def _own(self) -> Array:
-        """Places of the selected image's heads."""
-        return self.xy[self.image].reshape(-1, 2) if self.image is not None else np.empty((0, 2), np.float32)
-
-    def _own_values(self) -> Array:
-        return self._values(self.image) if self.image is not None else np.empty(0, np.float32)
-
-    def _own_names(self) -> Array | None:
-        return None if self.names is None or self.image is None else np.asarray(self.names[self.image])
-
-    def _ringed(self) -> Array:
-        """Place of the selected head on the selected image; without one, its places on all, if they can be drawn."""
-        if self.image is not None:
-            return np.asarray(self.xy[(self.image, *self.head)].reshape(1, 2))
-        return np.asarray(self.xy[:, *self.head]) if len(self.xy) <= MOST_POINTS else np.empty((0, 2), np.float32)
-
-    def _ring_size(self) -> dict[str, Any]:
-        return {"size": 18, "line": {"width": 3}} if self.image is not None else {"size": 7, "line": {"width": 1.5}}
-
-    def _values(self, images: Any) -> Array:
-        """What the colours of the heads of some images say, flat."""
-        if self.by_pattern and self.names is not None:
-            return np.asarray(self.names[images].astype(np.float32).ravel())
-        layers = np.arange(self.xy.shape[1], dtype=np.float32)[:, None]
-        return np.broadcast_to(layers, self.xy[images].shape[:-1]).ravel()
-
-    def _colouring(self, values: Array, colours: Palette) -> dict[str, Any]:
-        ramp, names = self._ramp(colours), (MIXED, *self.words) if self.by_pattern else ()
-        limits = (-1.5, len(self.words) - 0.5) if self.by_pattern else (0, max(1, self.xy.shape[1] - 1))
-        told = Colouring(values, ramp, limits, names)
-        return {"color": values, "colorscale": told.colorscale, "cmin": limits[0], "cmax": limits[1]}
-
-    def _ramp(self, colours: Palette) -> Ramp:
-        if self.by_pattern:
-            return pattern_colours(len(self.words), colours)
-        return colours.layers
-
-    def legend(self, colours: Palette) -> list[Any]:
-        """What the colours stand for, and what is not drawn."""
-        entries = self._names_drawn(colours) if self.by_pattern else self._layers_drawn(colours)
-        if not self.with_points:
-            entries.insert(0, html.Span(["heads: few", _bar(colours.density), "many"]))
-        if self.image is None and len(self._ringed()):
-            entries.append(html.Span([html.I("○", className="shape ring"), head_label(*self.head)]))
-        missing = int(np.isnan(self.xy[..., 0]).sum())
-        if missing:
-            entries.append(html.Span(f"{count(missing, 'head')} not drawn: not finite"))
-        return entries
-
-    def _layers_drawn(self, colours: Palette) -> list[Any]:
-        last = self.xy.shape[1] - 1
-        if not self.with_points and self.image is None:
-            return []
-        return [html.Span(["L0", _bar(colours.layers), f"L{last}"])]
-
-    def _names_drawn(self, colours: Palette) -> list[Any]:
-        """The patterns of the heads that are drawn, the most frequent first."""
-        drawn = self.names if self.with_points else self._own_names()
-        if drawn is None or not drawn.size:
-            return []
-        words, ramp = (MIXED, *self.words), self._ramp(colours)
-        of_each = np.bincount(drawn.ravel().astype(np.int64) + 1, minlength=len(words))
-        order = [index for index in np.argsort(-of_each, kind="stable") if of_each[index]]
-        shares = [f"{share(of_each[index] / drawn.size)} of {count(drawn.size, 'head')}" for index in order]
-        return [
-            html.Span([html.I(className="dot", style={"background": ramp[index]}), words[index]], title=said)
-            for index, said in zip(order, shares, strict=True)
-        ]
-
-    def told(self, facts: StudyFacts) -> dict[str, Any]:
-        """For the tooltip: names of the patterns, and a byte a head for each trace that answers the pointer."""
-        every = self.names if self.with_points else None
-        return {
-            "pictures": pictures_url(facts),
-            "heads": facts.num_heads,
-            "layers": facts.num_layers,
-            "image": self.image,
-            "own": OWN,
-            "words": [*self.words, MIXED],  # so that -1, mixed, is the last
-            "names": {str(trace): _bytes(names) for trace, names in ((HEADS, every), (OWN, self._own_names()))},
-        }
+    def shades(self, values: Array) -> Array:
+        """Codes of importance; what is no number has the last."""
+        low = -self.limit if self.signed else 0.0
+        place = np.clip((values - low) / (self.limit - low), 0, 1) * (SHADES - 1)
+        return np.where(np.isfinite(values), np.round(place), SHADES).astype(np.uint8)
 
 
-def place_of(facts: StudyFacts, chosen: Selection, point: Any) -> int | None:
-    """Which head a click hit, counting through the heads of all images; None if it hit none."""
-    trace, index = point.get("curveNumber"), point.get("pointIndex", point.get("pointNumber"))
-    if isinstance(index, bool) or not isinstance(index, int) or trace not in (HEADS, OWN):
-        return None
-    if trace == HEADS:
-        return index
-    heads = facts.num_layers * facts.num_heads
-    if chosen.image is None or not 0 <= index < heads:
-        return None
-    return facts.image_indices[chosen.image] * heads + index
+@lru_cache(maxsize=64)
+def largest(study: Study, metric: str) -> float:
+    """The absolute value that WITHIN of the importance of all heads of all images stay below."""
+    values = table(study, "importance", metric)
+    some = np.abs(values[:: max(1, values.size // 1_000_000)])
+    known = some[np.isfinite(some)]
+    return (float(np.quantile(known, WITHIN)) if known.size else 0.0) or 1.0
 
 
-def window_of(edges: object) -> Window | None:
-    """The window of four edges from the browser; None for anything else."""
-    if not isinstance(edges, list) or any(
-        isinstance(edge, bool) or not isinstance(edge, int | float) for edge in edges
-    ):
-        return None
-    try:
-        return Window(*map(float, edges))
-    except (TypeError, ValueError, OverflowError):
-        return None
+def names_array(name: str) -> str:
+    """Name of the array with the pattern of each head, for a map."""
+    return "cls_pattern_name" if name == "cls" else "pattern_name"
 
 
-def refined(raster: Density) -> Patch:
-    """The change of a drawn figure to the density of another window."""
-    patch = Patch()
-    cells = _cells(raster)
-    patch["data"][DENSITY]["z"] = _sent(cells.pop("z"))
-    for name, value in cells.items():
-        patch["data"][DENSITY][name] = value
-    return patch
-
-
-def _cells(raster: Density) -> dict[str, Any]:
-    """The raster as a heat map takes it. Counts go with the square root: else single heads would not be seen."""
-    rows, columns = raster.counts.shape
-    window, most = raster.window, max(1, int(raster.counts.max(initial=0)))
-    dx, dy = (window.x1 - window.x0) / columns, (window.y1 - window.y0) / rows
-    return {
-        "z": np.round(255 * np.sqrt(raster.counts / most)).astype(np.uint8),
-        "x0": window.x0 + dx / 2,
-        "dx": dx,
-        "y0": window.y0 + dy / 2,
-        "dy": dy,
-    }
-
-
-def _places(points: Array) -> dict[str, Array]:
-    return dict(zip("xy", np.ascontiguousarray(points.T), strict=True))
-
-
-def _sent(array: Array) -> dict[str, str]:
-    """An array as Plotly's script reads it from a change."""
-    kind = {"float32": "f4", "uint8": "u1"}[array.dtype.name]
-    sent = {"dtype": kind, "bdata": base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()}
-    return sent | ({"shape": ", ".join(map(str, array.shape))} if array.ndim > 1 else {})
-
-
-def _bytes(names: Array | None) -> str | None:
-    """A byte a head, base64."""
-    return None if names is None else base64.b64encode(names.astype(np.int8).tobytes()).decode()
+def pattern_words(study: Study, name: str) -> tuple[str, ...]:
+    return tuple(map(str, read(study, names_array(name).removesuffix("_name"))))
 
 
 def pattern_colours(patterns: int, colours: Palette) -> Ramp:
@@ -498,5 +303,494 @@ def pattern_colours(patterns: int, colours: Palette) -> Ramp:
     return (colours.unknown, *given[:patterns], *[colours.faint] * (patterns - len(given)))
 
 
+def density_ramp(colours: Palette, of_set: bool) -> Ramp:
+    """From few heads to many; that of a set begins with more than the outline of all heads, which lies under it."""
+    return colours.density[2 if of_set else 1 :]
+
+
+# --- what is drawn ---
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Some heads, each on an image; flat.
+
+    Attributes:
+        places: Which they are: counting through the heads of all images, int32.
+        xy: Where in WHOLE, float32 (head, 2); NaN for a head without a place.
+        codes: Their colours, of a Scale, uint8.
+        names: Index of each one's pattern in the study's words, -1 is mixed; None if the study has no names.
+        values: Importance, float32; None if they are not coloured by it.
+    """
+
+    places: Array
+    xy: Array
+    codes: Array
+    names: Array | None
+    values: Array | None
+
+    @classmethod
+    def of_set(cls, facts: StudyFacts, chosen: Selection, scale: Scale) -> "Heads":
+        """All heads of the image set; the most important are drawn last, over the others."""
+        images = indices_of(facts.study, chosen.images)
+        found = cls._of(facts, chosen, scale, images, slice(None), slice(None))
+        return found if found.values is None else found.taken(np.argsort(np.nan_to_num(np.abs(found.values), nan=-1)))
+
+    @classmethod
+    def of_head(cls, facts: StudyFacts, chosen: Selection, scale: Scale) -> "Heads":
+        """The selected head on the images of the set; on MOST_MARKS of them, evenly spaced, if there are more."""
+        images = indices_of(facts.study, chosen.images)
+        if len(images) > MOST_MARKS:
+            images = images[np.linspace(0, len(images) - 1, MOST_MARKS).astype(np.intp)]
+        rank = (slice(chosen.layer, chosen.layer + 1), slice(chosen.head, chosen.head + 1))
+        return cls._of(facts, chosen, scale, images, *rank)
+
+    @classmethod
+    def _of(cls, facts: StudyFacts, chosen: Selection, scale: Scale, images: Array, *rank: slice) -> "Heads":
+        study, where = facts.study, (slice(None) if len(images) == len(facts.image_ids) else images, *rank)
+        heads = np.arange(facts.num_layers * facts.num_heads).reshape(facts.num_layers, facts.num_heads)
+        named = names_array(chosen.map) in study
+        values = table(study, "importance", chosen.metric)[where] if scale.by == "importance" else None
+        return cls._made(
+            facts,
+            (images[:, None, None] * heads.size + heads[rank]),
+            scaled(study, chosen.map, large(study, map_array(chosen.map))[where]),
+            scale,
+            large(study, names_array(chosen.map))[where] if named else None,
+            values,
+        )
+
+    @classmethod
+    def of_image(cls, facts: StudyFacts, chosen: Selection, image: int, scale: Scale) -> "Heads":
+        """All heads of one image, of which no more is read than is there."""
+        study, heads = facts.study, facts.num_layers * facts.num_heads
+        named = names_array(chosen.map) in study
+        return cls._made(
+            facts,
+            image * heads + np.arange(heads).reshape(facts.num_layers, facts.num_heads),
+            scaled(study, chosen.map, read(study, map_array(chosen.map), image)),
+            scale,
+            read(study, names_array(chosen.map), image) if named else None,
+            of_image(study, "importance", image, chosen.metric) if scale.by == "importance" else None,
+        )
+
+    @classmethod
+    def _made(
+        cls, facts: StudyFacts, places: Array, xy: Array, scale: Scale, names: Array | None, values: Array | None
+    ) -> "Heads":
+        if values is not None:
+            codes = scale.shades(values)
+        elif scale.by == "pattern" and names is not None:
+            codes = names.astype(np.int16) + 1
+        else:
+            codes = places // facts.num_heads % facts.num_layers
+        return cls(
+            places.astype(np.int32).ravel(),
+            xy.reshape(-1, 2),
+            codes.astype(np.uint8).ravel(),
+            None if names is None else names.astype(np.int8).ravel(),
+            None if values is None else values.astype(np.float32).ravel(),
+        )
+
+    def taken(self, order: Array) -> "Heads":
+        """These heads, in another order."""
+        names = None if self.names is None else self.names[order]
+        values = None if self.values is None else self.values[order]
+        return Heads(self.places[order], self.xy[order], self.codes[order], names, values)
+
+    def told(self) -> dict[str, Any]:
+        """For the tooltip of the head under the pointer, and what a click on it selects."""
+        return {
+            "places": sent(self.places),
+            "names": None if self.names is None else sent(self.names),
+            "values": None if self.values is None else sent(self.values),
+        }
+
+
+@dataclass(frozen=True)
+class PatternMap:
+    """What is drawn of the image set.
+
+    Attributes:
+        scale: What colours say.
+        heads: The points; None if it is their density alone.
+        images, of: How many images the set has, and the study.
+        num_heads: Heads of the set's images.
+        nowhere: How many of them have no place on the map.
+        why: Why points that were asked for are not drawn.
+    """
+
+    scale: Scale
+    heads: Heads | None
+    images: int
+    of: int
+    num_heads: int
+    nowhere: int
+    why: str
+
+    @classmethod
+    def of_selection(cls, facts: StudyFacts, chosen: Selection) -> "PatternMap":
+        """Of a study that has the map, and a selection."""
+        study, scale = facts.study, Scale.of(facts, chosen)
+        images = indices_of(study, chosen.images)
+        num_heads = len(images) * facts.num_layers * facts.num_heads
+        why = f"{count(num_heads, 'head')} are too many for points: up to {MOST_POINTS:,}"
+        fits = num_heads <= MOST_POINTS
+        heads = Heads.of_set(facts, chosen, scale) if chosen.map_as == "points" and fits else None
+        nowhere = int(unplaced(study, chosen.map)[images].sum())
+        return cls(scale, heads, len(images), len(facts.image_ids), num_heads, nowhere, "" if fits else why)
+
+    def figure(self, colours: Palette, uirevision: str) -> go.Figure:
+        """The points. A click or a hover reports the point's number, by which `Heads.told` tells the head.
+
+        Args:
+            uirevision: While it is the same, patterns.js keeps what is looked at; Plotly alone would forget what was
+                zoomed to with the wheel.
+        """
+        traces = [] if self.heads is None else [self.points(self.heads, go.Scattergl, "none")]
+        return graphs.figure(
+            colours,
+            traces,
+            margin={"l": 0, "r": 0, "t": 0, "b": 0},
+            dragmode="pan",
+            clickmode="event",
+            uirevision=uirevision,
+            xaxis={"visible": False, "range": [WHOLE.x0, WHOLE.x1]},
+            yaxis={"visible": False, "range": [WHOLE.y0, WHOLE.y1]},
+        )
+
+    def points(self, heads: Heads, kind: Any, hoverinfo: str, **marker: Any) -> Any:
+        drawn = {"color": heads.codes, "size": point_size(len(heads.places)), "opacity": 0.75} | marker
+        x, y = np.ascontiguousarray(heads.xy.T)
+        return kind(x=x, y=y, mode="markers", hoverinfo=hoverinfo, marker=drawn | self._coloured())
+
+    def _coloured(self) -> dict[str, Any]:
+        """Codes and their colours, for Plotly."""
+        colours = self.scale.colours
+        edges = np.linspace(0, 1, len(colours) + 1)
+        steps = [[edge, c] for c, *pair in zip(colours, edges, edges[1:], strict=False) for edge in pair]
+        return {"colorscale": steps, "cmin": -0.5, "cmax": len(colours) - 0.5}
+
+    def legend(self, colours: Palette) -> list[Any]:
+        """What the colours stand for, how many heads there are, and what is not drawn."""
+        said = f"{count(self.num_heads, 'head')} of {count(self.images, 'image')}"
+        entries: list[Any] = [html.Span(said if self.images == self.of else f"{said}, of {self.of:,}")]
+        entries += self._colours()
+        if self.heads is None:
+            shares = ", ".join(share(each) for each in SHARES)
+            told = f"Each contour goes around the densest places that together have {shares} of the heads."
+            entries.append(html.Span(["few", _bar(density_ramp(colours, self.images < self.of)), "many"], title=told))
+        if self.nowhere:
+            entries.append(html.Span(f"{count(self.nowhere, 'head')} not drawn: not finite"))
+        return entries
+
+    def _colours(self) -> list[Any]:
+        scale = self.scale
+        if scale.by == "importance":
+            low, high = (number(-scale.limit) if scale.signed else "0"), number(scale.limit)
+            told = f"{scale.axis}; {share(1 - WITHIN)} of the heads are beyond the ends"
+            return [
+                html.Span(
+                    [html.Span(scale.axis), html.Span(low), _bar(scale.colours[:-1]), html.Span(high)], title=told
+                )
+            ]
+        if scale.by == "layer":
+            layers = [
+                _part(f"layer={layer}", [], f"Layer {layer}", background=colour)
+                for layer, colour in enumerate(scale.colours)
+            ]
+            ends = scale.words[0], scale.words[-1]
+            return [html.Span([ends[0], html.Div(layers, className="layers"), ends[1]])]
+        return [
+            _part(
+                f"pattern={code - 1}",
+                [html.I(className="dot", style={"background": scale.colours[code]}), scale.words[code]],
+                told,
+            )
+            for code, told in self._frequent()
+        ]
+
+    def _frequent(self) -> list[tuple[int, str]]:
+        """Codes of the patterns that are drawn, the most frequent first, and how many heads have them; of a density
+        all patterns."""
+        if self.heads is None:
+            return [(code, "") for code in (*range(1, len(self.scale.words)), 0)]
+        of_each = np.bincount(self.heads.codes, minlength=len(self.scale.words))
+        order = [int(code) for code in np.argsort(-of_each, kind="stable") if of_each[code]]
+        return [(code, f"{share(of_each[code] / self.num_heads)} of {count(self.num_heads, 'head')}") for code in order]
+
+    def told(self, facts: StudyFacts, chosen: Selection) -> dict[str, Any]:
+        """For patterns.js."""
+        words = pattern_words(facts.study, chosen.map) if names_array(chosen.map) in facts.study else ()
+        return {
+            "pictures": pictures_url(facts),
+            "asked": {
+                "map": chosen.map,
+                "images": chosen.images,
+                "map_colour": chosen.map_colour,
+                "theme": chosen.theme,
+            },
+            "points": None if self.heads is None else self.heads.told(),
+            "part": self.images < self.of,
+            "words": [*words, MIXED],  # so that -1, mixed, is the last
+            "axis": self.scale.axis,
+            "why": self.why,
+        }
+
+
+def point_size(heads: int) -> float:
+    """Pixels across, so that few are seen and many do not hide each other."""
+    return float(np.clip(9 - 1.25 * np.log10(max(1, heads)), 3.5, 7))
+
+
+def _part(part: str, children: list[Any], title: str, **style: str) -> html.Button:
+    """An entry of the legend that shows where its heads are."""
+    return html.Button(
+        children,
+        className="part",
+        title=title,
+        style=style,
+        **{"data-part": part, "aria-label": _name(children, title)},
+    )
+
+
+def _name(children: list[Any], title: str) -> str:
+    return ", ".join([*(each for each in children if isinstance(each, str)), *([title] if title else [])])
+
+
 def _bar(ramp: Ramp) -> html.I:
     return html.I(className="ramp", style={"background": f"linear-gradient(to right, {', '.join(ramp)})"})
+
+
+def draw(facts: StudyFacts, chosen: Selection) -> tuple[Any, ...]:
+    """The map of the image set, its legend, a caution, what stands in its place, and how to read it."""
+    colours = palette(chosen.theme)
+    if map_array(chosen.map) not in facts.study:
+        return *blank(colours)[:-2], absent(facts), False, absence(facts)
+    found = PatternMap.of_selection(facts, chosen)
+    told = found.told(facts, chosen) | {"figure": found.figure(colours, f"{facts.content} {chosen.map}").to_dict()}
+    return told, found.legend(colours), caution(facts, chosen.map), None, True, reading(facts, chosen.map)
+
+
+def blank(colours: Palette) -> tuple[Any, ...]:
+    return {"figure": graphs.blank(colours).to_dict()}, None, None, None, True
+
+
+def draw_marks(facts: StudyFacts, chosen: Selection) -> tuple[Any, Any]:
+    """The heads that lie over the map, and which they are."""
+    if map_array(chosen.map) not in facts.study:
+        return None, None
+    heads, scale = marks_of(facts, chosen)
+    image = None if chosen.image is None else facts.image_indices[chosen.image]
+    said = {
+        "image": image,
+        "x": sent(heads.xy[:, 0].copy()),
+        "y": sent(heads.xy[:, 1].copy()),
+        "codes": sent(heads.codes),
+        "colours": list(scale.colours),
+    }
+    return heads.told() | said, marked(facts, chosen, len(heads.places))
+
+
+def marks_of(facts: StudyFacts, chosen: Selection) -> tuple[Heads, Scale]:
+    """The selected image's heads; without one, the selected head on the images of the set. And their colours."""
+    scale = Scale.of(facts, chosen)
+    if chosen.image is not None:
+        return Heads.of_image(facts, chosen, facts.image_indices[chosen.image], scale), scale
+    return Heads.of_head(facts, chosen, scale), scale
+
+
+def marked(facts: StudyFacts, chosen: Selection, drawn: int) -> html.Span:
+    """Which heads lie over the map."""
+    label = head_label(chosen.layer, chosen.head)
+    if chosen.image is not None:
+        return html.Span([html.I("◉", className="shape ring"), label, html.I("●", className="shape"), "this image"])
+    images = len(indices_of(facts.study, chosen.images))
+    on = count(images, "image") if drawn == images else f"{drawn:,} of {count(images, 'image')}"
+    return html.Span([html.I("○", className="shape ring"), f"{label} on {on}"])
+
+
+DRAWINGS = (
+    Drawing(
+        outputs=(
+            Output(TOLD, "data"),
+            Output(LEGEND, "children"),
+            Output(CAUTION, "children"),
+            Output(ABSENT, "children"),
+            Output(ABSENT, "hidden"),
+            Output(READING, "children"),
+        ),
+        fields=("images", "map", "map_as", "map_colour", "metric"),
+        draw=draw,
+        blank=blank,
+    ),
+    Drawing(
+        outputs=(Output(MARKS, "data"), Output(MARKED, "children")),
+        fields=("images", "image", "layer", "head", "map", "map_colour", "metric"),
+        draw=draw_marks,
+        blank=lambda colours: (None,),
+    ),
+)
+
+
+# --- the density, as a picture ---
+
+
+def picture(facts: StudyFacts, asked: Mapping[str, str]) -> bytes:
+    """A PNG of the density of a window of a map.
+
+    Args:
+        asked: map, images, map_colour and theme, as in the address of the page; x0, x1, y0, y1, a window of WHOLE;
+            width, height, in pixels. With layer or pattern, of those heads alone, in their colour; with outline,
+            where there are heads at all.
+    Raises:
+        ValueError, IndexError: The study does not have what is asked for, or it is no number.
+    """
+    fields = ("images", "map", "map_colour", "theme")
+    chosen, problems = resolve({name: asked[name] for name in fields if name in asked}, facts)
+    if problems:
+        raise ValueError("; ".join(problems))
+    window = Window(*(float(asked.get(edge, "nan")) for edge in ("x0", "x1", "y0", "y1")))
+    size = _pixels(asked.get("height")), _pixels(asked.get("width"))
+    study, colours = facts.study, palette(chosen.theme)
+    layer, pattern = (_index(asked.get(name)) for name in ("layer", "pattern"))
+    images = indices_of(study, chosen.images) if chosen.images else None
+    part = Part(images=images, layer=layer, pattern=pattern)
+    names = large(study, names_array(chosen.map)) if pattern is not None else None
+    places, own = large(study, map_array(chosen.map)), unscaled(study, chosen.map, window)
+    raster = density(places, own, bins_of(size), part, names)
+    if "outline" in asked:
+        return outlined(raster, size, colours.density[1])
+    if layer is None and pattern is None:
+        return painted(raster, size, density_ramp(colours, bool(chosen.images)))
+    code = layer if layer is not None else (pattern or 0) + 1
+    scale = Scale.of(facts, chosen)
+    if code >= len(scale.colours):
+        raise IndexError(f"there is no colour {code} of {scale.by}")
+    return painted(raster, size, (colours.density[1], scale.colours[code]))
+
+
+def _pixels(word: str | None) -> int:
+    pixels = int(word or "")
+    if not 0 < pixels <= MOST_PIXELS:
+        raise ValueError(f"{pixels} pixels; a picture has 1 to {MOST_PIXELS:,} on a side")
+    return pixels
+
+
+def _index(word: str | None) -> int | None:
+    return None if word is None else int(word)
+
+
+# --- what leaves ---
+
+
+def exported(facts: StudyFacts, chosen: Selection) -> go.Figure:
+    """The whole map as it is on the page, of shapes that stay sharp in print."""
+    colours = palette(chosen.theme)
+    if map_array(chosen.map) not in facts.study:
+        raise StoreError(absence(facts))
+    found = PatternMap.of_selection(facts, chosen)
+    heads, scale = marks_of(facts, chosen)
+    fig = found.figure(colours, "")
+    fig.data = ()
+    if found.heads is not None:
+        fig.add_trace(found.points(found.heads, go.Scatter, "skip", **_key(scale, colours)))
+    of_image = chosen.image is not None
+    rank = chosen.layer * facts.num_heads + chosen.head
+    ringed = heads.places % (facts.num_layers * facts.num_heads) == rank
+    if of_image:
+        line = {"color": colours.text, "width": 1}
+        fig.add_trace(found.points(heads, go.Scatter, "skip", size=9, opacity=1, line=line))
+    x, y = np.ascontiguousarray(heads.xy[ringed].T)
+    ring = {"symbol": "circle-open", "color": colours.accent, "size": 16 if of_image else 6}
+    fig.add_trace(go.Scatter(x=x, y=y, mode="markers", marker=ring | {"line": {"width": 2.5 if of_image else 1.5}}))
+    asked = {field: getattr(chosen, field) for field in ("map", "images", "map_colour", "theme")}
+    asked |= {"x0": "0", "x1": "1", "y0": "0", "y1": "1", "width": "1200", "height": "1200"}
+    if found.heads is not None:
+        asked |= {"outline": "", "images": ""}
+    behind = {"x": 0, "y": 1, "sizex": 1, "sizey": 1, "xref": "x", "yref": "y", "sizing": "stretch", "layer": "below"}
+    fig.add_layout_image(source=Image.open(BytesIO(picture(facts, asked))), **behind)
+    return fig
+
+
+def _key(scale: Scale, colours: Palette) -> dict[str, Any]:
+    """The colour bar of an exported map."""
+    bar = graphs.colorbar(colours, scale.axis)
+    if scale.by == "importance":
+        ends = (-scale.limit if scale.signed else 0.0, scale.limit)
+        bar |= {"tickvals": [0, SHADES - 1], "ticktext": [number(end) for end in ends]}
+    else:
+        bar |= {"tickvals": list(range(len(scale.words))), "ticktext": list(scale.words)}
+    return {"showscale": True, "colorbar": bar}
+
+
+def numbers(facts: StudyFacts, chosen: Selection) -> Columns:
+    """Place and pattern of every head of every image, or, of more than MOST_ROWS, of the image set's.
+
+    Raises:
+        StoreError: The study has no such map, or the set is too large too.
+    """
+    study, array = facts.study, map_array(chosen.map)
+    if array not in study:
+        raise StoreError(absence(facts))
+    images, inside = _leaving(facts, chosen)
+    heads = facts.num_layers * facts.num_heads
+    layer, head = np.divmod(np.tile(np.arange(heads), len(images)), facts.num_heads)
+    xy = large(study, array)[images].reshape(-1, 2)
+    columns = {
+        "image": np.repeat(np.array(facts.image_ids)[images], heads),
+        "layer": layer,
+        "head": head,
+        "x": xy[:, 0],
+        "y": xy[:, 1],
+    }
+    if names_array(chosen.map) in study:
+        words = np.array([*pattern_words(study, chosen.map), MIXED])
+        columns["pattern"] = words[large(study, names_array(chosen.map))[images].ravel()]
+    return columns | {"in_set": np.repeat(np.isin(images, inside), heads)}
+
+
+def _leaving(facts: StudyFacts, chosen: Selection) -> tuple[Array, Array]:
+    """Indices of the images whose heads leave, and of the set's."""
+    inside, heads = indices_of(facts.study, chosen.images), facts.num_layers * facts.num_heads
+    if len(facts.image_ids) * heads <= MOST_ROWS:
+        return np.arange(len(facts.image_ids)), inside
+    if len(inside) * heads > MOST_ROWS:
+        raise StoreError(
+            f"{count(len(inside) * heads, 'row')} are more than the {MOST_ROWS:,} that leave as CSV; choose a set of "
+            f"up to {count(MOST_ROWS // heads, 'image')}, or read {map_array(chosen.map)} in Python"
+        )
+    return inside, inside
+
+
+def python(facts: StudyFacts, chosen: Selection) -> str:
+    """Lines that give `numbers`."""
+    images, inside = _leaving(facts, chosen)
+    every = len(facts.image_ids)
+    listed = f"np.array({inside.tolist()}, int)" if len(inside) < every else f"np.arange({every})"
+    lines = [
+        "import headscope",
+        "import numpy as np",
+        "",
+        f'study = headscope.open_study("{facts.name}")',
+        f"in_set = {listed}  # the image set" + (f": {chosen.images!r}" if chosen.images else ""),
+        "images = in_set" if len(images) < every else f"images = np.arange({every})",
+        f'xy = study.read("{map_array(chosen.map)}")[images]  # (image, layer, head, 2)',
+        "image, layer, head = np.indices(xy.shape[:3]).reshape(3, -1)",
+        "numbers = {",
+        '    "image": np.array(study.image_ids)[images[image]],',
+        '    "layer": layer,',
+        '    "head": head,',
+        '    "x": xy[..., 0].ravel(),',
+        '    "y": xy[..., 1].ravel(),',
+    ]
+    names = names_array(chosen.map)
+    if names in facts.study:
+        lines.insert(
+            -6, f'words = np.array([*study.read("{names.removesuffix("_name")}"), "{MIXED}"])  # -1 is the last'
+        )
+        lines.append(f'    "pattern": words[study.read("{names}")[images].ravel()],')
+    return "\n".join([*lines, '    "in_set": np.isin(images[image], in_set),', "}", ""])
+
+
+EXPORTS = (Export("pattern-map", "Heads", numbers, python, picture="figure", figure=exported),)
