@@ -1,4 +1,4 @@
-"""Which addresses has the server beside the page? Pictures, jobs, and what is refused before it reaches Dash."""
+"""Which addresses are there beside the page? Pictures, attention, jobs, and what is refused before it reaches Dash."""
 
 import io
 import json
@@ -12,6 +12,7 @@ from PIL import Image
 from werkzeug.exceptions import HTTPException
 
 from dashboard.data import Shelf, StudyFacts, predictions, read
+from dashboard.selection import head_label
 from dashboard.views import jobs
 from dashboard.words import number, short_name
 from store.errors import StoreError
@@ -33,7 +34,7 @@ def image_url(known: StudyFacts, index: int) -> str:
 
 
 def add_routes(server: Flask, shelf: Shelf, desk: Desk) -> None:
-    """Jobs, pictures, thumbnails and captions. What is not there or damaged is 404, with the reason."""
+    """Jobs, pictures, thumbnails, captions and attention. What is not there or damaged is 404, with the reason."""
     jobs.add_routes(server, shelf, desk)
 
     @server.get("/studies/<name>/<digest>/image/<int:index>.png")
@@ -43,6 +44,12 @@ def add_routes(server: Flask, shelf: Shelf, desk: Desk) -> None:
     @server.get("/studies/<name>/<digest>/thumbnail/<int:index>.webp")
     def thumbnail(name: str, digest: str, index: int) -> Response:
         return _kept(lambda study: webp(study, index), "image/webp", name, digest, index)
+
+    @server.get("/studies/<name>/<digest>/attention/<int:index>/<int:layer>/<int:head>.f16")
+    def attention(name: str, digest: str, index: int, layer: int, head: int) -> Response:
+        return _kept(
+            lambda study: half_floats(study, index, layer, head), "application/octet-stream", name, digest, index
+        )
 
     @server.get("/studies/<name>/<digest>/image/<int:index>.json")
     def caption(name: str, digest: str, index: int) -> Response:
@@ -62,7 +69,7 @@ def add_routes(server: Flask, shelf: Shelf, desk: Desk) -> None:
             if index >= len(study.image_ids):
                 abort(404, f"study {name} has images 0 to {len(study.image_ids) - 1}")
             response = Response(made(study), mimetype=mimetype)
-        except StoreError as error:
+        except (StoreError, IndexError) as error:
             abort(404, str(error))
         response.cache_control.public = True
         response.cache_control.immutable = True
@@ -82,6 +89,20 @@ def png(study: Study, index: int) -> bytes:
 def webp(study: Study, index: int) -> bytes:
     """A small picture of an image."""
     return _encoded(study.read("thumbnail", index), "WEBP", quality=80, method=2)
+
+
+def half_floats(study: Study, index: int, layer: int, head: int) -> bytes:
+    """Attention of one head on one image, (query, key), as float16 in C order, little-endian.
+
+    Raises:
+        StoreError: It is damaged, not in the study, or not finite.
+        IndexError: There is no such layer or head.
+    """
+    attn = study.attention(index, layer, head)
+    if not np.isfinite(attn).all():
+        where = f"{head_label(layer, head)} on {study.image_ids[index]}"
+        raise StoreError(f"attention of {where} is not finite; other heads and images may be")
+    return attn.astype("<f2").tobytes()
 
 
 def _encoded(pixels: np.ndarray, kind: str, **options: Any) -> bytes:

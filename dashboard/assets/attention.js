@@ -1,317 +1,555 @@
-/* Where does the head look? Paints one head's attention, sent by views/head_attention.py, as a matrix and as masks.
-   Tokens are numbered as in the model: prefix tokens first, then patches, row by row from the top left. */
-window.dash_clientside = window.dash_clientside || {};
+/* Where does the head look? Fetches the selected head's attention and shows it four ways, which light each other up
+   under the pointer without asking the server. attention_head.js has the numbers, attention_paint.js the drawing. */
+window.headAttention = window.headAttention || {};
 (() => {
-    const GAP = 3; // px between prefix tokens and patches in the matrix
-    const BAND = 12; // px of one prefix token, as wide as the paper draws it: one pixel is not seen
-    const MOST_BANDS = 0.25; // of the matrix, for models with many registers
-    const DARK = 0.82; // opacity of the mask where nothing is looked at
-    const MEAN = null; // "token" of the mean over all patches
+    const KEPT = 12; // heads, in memory: 38,809 values and their order are 0.2 MB
+    const REACH = 40; // px from an axis, in which the pointer means its tokens
+    const LEAST_TOP = 0.001, MOST_TOP = 100; // per cent, as the selection takes it
+    const STEP = 1.1; // of an arrow key, by which the shown share changes
+    const MOST_STROKES = 20_000; // lines of an exported picture
 
-    let head = null; // what is painted
-    let pinned = null; // query token of the selection; null is the model's default
-    let hovered; // query token under the pointer; undefined is none
+    const own = () => window.headAttention; // its other parts are loaded after this one
+
+    let head = null; // what is shown
+    let photo = ""; // address of the picture under the masks
+    let aspect = 1; // of it
+    let wanted = null; // address of what is to be shown
+    let asking = null; // AbortController of the request that runs
+    let hovered = null; // as `lit` of attention_paint.js
+    let top = 1; // per cent that are shown: the selection's, or what it is dragged to
+    let dragging = false;
+    let colours = null;
+    let theme = "";
+    const heads = new Map(); // by address, the last used last
 
     const byId = id => document.getElementById(id);
-    const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    const find = (id, what) => byId(id).querySelector(what);
     const part = (tag, className, ...children) => {
         const made = document.createElement(tag);
         made.className = className;
         made.append(...children);
         return made;
     };
+    const percent = share => `${Math.round(share * 100)}\u202f%`;
 
-    /* --- the numbers --- */
+    /* --- what is picked --- */
 
-    function decoded(sent) {
-        const steps = Uint8Array.from(atob(sent.weights), letter => letter.charCodeAt(0));
-        return {...sent, steps, tokens: Math.sqrt(steps.length), first: sent.prefix.length};
+    function select(selection, index, facts) {
+        mount();
+        if (!dragging) {
+            top = selection.top;
+        }
+        if (theme !== selection.theme) {
+            [theme, colours] = [selection.theme, own().tones()];
+        }
+        byId("head-attention-views").classList.toggle("none", index === null);
+        if (index === null) {
+            asking?.abort();
+            [wanted, head, hovered] = [null, null, null];
+            say("");
+            return;
+        }
+        want(`${facts.pictures}/attention/${index}/${selection.layer}/${selection.head}.f16`, `${facts.pictures}/image/${index}.png`, facts);
+        if (head) {
+            paint();
+        }
     }
 
-    const isPrefix = token => token < head.first;
-    const most = (query, key) => head.most[isPrefix(query) || isPrefix(key) ? "cls" : "patch"];
-    const attention = (query, key) => (head.steps[query * head.tokens + key] / 255) ** 2 * most(query, key);
-    const byDefault = () => (head.has_cls ? 0 : MEAN);
-    const shownToken = () => (hovered !== undefined ? hovered : pinned !== null ? pinned : byDefault());
-
-    /* Attention that each patch gets from `token`, or, from the other side, pays to it. */
-    function overPatches(token, side) {
-        const patches = head.tokens - head.first;
-        const values = new Float32Array(patches);
-        for (let patch = 0; patch < patches; patch++) {
-            const other = head.first + patch;
-            if (token !== MEAN) {
-                values[patch] = side === "target" ? attention(token, other) : attention(other, token);
-            } else {
-                for (let query = head.first; query < head.tokens; query++) {
-                    values[patch] += attention(query, other) / patches;
-                }
+    /* Shows that head as soon as it is there, and its picture; until then the old one stays. */
+    async function want(address, picture, facts) {
+        if (address === wanted) {
+            return;
+        }
+        wanted = address;
+        asking?.abort();
+        asking = new AbortController();
+        busy(true);
+        try {
+            const [found] = await Promise.all([headAt(address, facts, asking.signal), picture === photo ? null : loaded(picture)]);
+            if (address === wanted) {
+                show(found, picture, facts);
+            }
+        } catch (error) {
+            if (address === wanted) {
+                [wanted, head, hovered] = [null, null, null];
+                say(error instanceof TypeError ? "The server does not answer; pick the head again when it does." : error.message);
+            }
+        } finally {
+            if (address === wanted || !wanted) {
+                busy(false);
             }
         }
-        return values;
     }
 
-    function tokenName(token) {
-        if (token === MEAN) {
-            return "mean over patches";
+    async function headAt(address, facts, signal) {
+        let found = heads.get(address);
+        if (!found) {
+            const answer = await fetch(address, {signal});
+            if (!answer.ok) {
+                throw new Error(await answer.text());
+            }
+            found = new (own().Head)(await answer.arrayBuffer(), facts);
         }
-        if (isPrefix(token)) {
-            return head.prefix[token];
+        heads.delete(address);
+        heads.set(address, found);
+        if (heads.size > KEPT) {
+            heads.delete(heads.keys().next().value);
         }
-        const patch = token - head.first;
-        return `patch (${Math.floor(patch / head.grid[1])}, ${patch % head.grid[1]})`;
+        return found;
     }
 
-    const number = value => (value >= 0.001 ? Number(value.toPrecision(2)).toString() : value > 0 ? value.toExponential(1).replace("-", "\u2212") : "0");
-    const percent = share => `${Math.round(share * 100)}\u202f%`;
+    /* Fulfilled when the browser has the picture, or knows that there is none. */
+    const loaded = address => Object.assign(new Image(), {src: address}).decode().catch(() => {});
+
+    function show(found, picture, facts) {
+        [head, photo, aspect] = [found, picture, facts.aspect];
+        say("");
+        for (const frame of byId("attention-masks").querySelectorAll(".frame")) {
+            frame.style.setProperty("--aspect", aspect);
+            const image = frame.querySelector("img");
+            image.onload = image.onerror = event => image.classList.toggle("broken", event.type === "error");
+            image.src = picture;
+            image.classList.toggle("crisp", facts.small < 150);
+        }
+        paint();
+    }
+
+    function say(problem) {
+        byId("head-attention-views").classList.toggle("failed", problem !== "");
+        byId("head-attention-said").textContent = problem;
+    }
+
+    /* The thin bar of a panel that works. */
+    function busy(works) {
+        byId("head-attention-said").setAttribute("data-dash-is-loading", works);
+    }
+
+    /* --- what is lit --- */
+
+    const ofToken = (token, direction) => ({
+        token,
+        query: direction === "to" ? undefined : token,
+        key: direction === "from" ? undefined : token,
+        pair: false,
+    });
+    const byDefault = () => (head.has_cls ? 0 : null);
+
+    /* What is pointed at, or else pinned; null if nothing is, and then the masks are of CLS or the mean. */
+    function lit() {
+        const {token, direction} = headscope.selection;
+        const pinned = token ?? (direction === "both" ? null : byDefault());
+        return hovered ?? (pinned === null || pinned >= head.tokens ? null : ofToken(pinned, direction));
+    }
+
+    function view() {
+        const now = lit();
+        const shown = now ? {source: now.pair ? now.key : now.token, target: now.pair ? now.query : now.token} : {source: byDefault() ?? undefined, target: byDefault()};
+        return {head, cut: head.top(top), lit: now, shown, tones: colours};
+    }
+
+    const pin = (token, direction) => headscope.gesture("token", {token, direction});
 
     /* --- painting --- */
 
+    let due = null; // what the next frame paints
+
+    /* "lit" is what follows the pointer, "cut" all that the threshold changes. */
+    function soon(what) {
+        if (!due) {
+            requestAnimationFrame(() => {
+                const now = due;
+                due = null;
+                if (head) {
+                    now === "cut" ? paintCut() : paintLit(view());
+                }
+            });
+        }
+        due = due === "cut" ? due : what;
+    }
+
+    /* The canvas, empty and as sharp as the screen: [its brush, width, height, pixels of the screen for one]. */
     function fitted(canvas) {
         const scale = devicePixelRatio || 1;
         const {clientWidth, clientHeight} = canvas;
-        canvas.width = Math.round(clientWidth * scale);
-        canvas.height = Math.round(clientHeight * scale);
+        const [width, height] = [Math.round(clientWidth * scale), Math.round(clientHeight * scale)];
         const brush = canvas.getContext("2d");
-        brush.setTransform(scale, 0, 0, scale, 0, 0);
-        return [brush, clientWidth, clientHeight];
-    }
-
-    /* 256 colours of a ramp, as bytes. */
-    function colours(name) {
-        const ramp = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-        const blend = ramp.createLinearGradient(0, 0, 255, 0);
-        const steps = style(name).split(",");
-        steps.forEach((colour, step) => blend.addColorStop(step / (steps.length - 1), colour));
-        ramp.fillStyle = blend;
-        ramp.fillRect(0, 0, 256, 1);
-        return ramp.getImageData(0, 0, 256, 1).data;
-    }
-
-    function pixels(width, height, colourAt) {
-        const canvas = Object.assign(document.createElement("canvas"), {width, height});
-        const brush = canvas.getContext("2d");
-        const data = brush.createImageData(width, height);
-        for (let cell = 0; cell < width * height; cell++) {
-            colourAt(cell, data.data, cell * 4);
+        if (canvas.width !== width || canvas.height !== height) {
+            Object.assign(canvas, {width, height});
+            brush.setTransform(scale, 0, 0, scale, 0, 0);
+        } else {
+            brush.clearRect(0, 0, clientWidth, clientHeight);
         }
-        brush.putImageData(data, 0, 0);
-        return canvas;
+        return [brush, clientWidth, clientHeight, scale];
     }
 
-    /* Where the matrix has its tokens: prefix tokens as bands, then a gap, then the patches. */
-    function geometry(size) {
-        const band = head.first ? Math.min(BAND, (size * MOST_BANDS) / head.first) : 0;
-        const start = head.first ? head.first * band + GAP : 0;
-        const cell = (size - start) / (head.tokens - head.first);
-        return {
-            start,
-            from: token => (isPrefix(token) ? token * band : start + (token - head.first) * cell),
-            width: token => (isPrefix(token) ? band : cell),
-            at: place => {
-                if (place < start) {
-                    return Math.min(head.first - 1, Math.max(0, Math.floor(place / band)));
-                }
-                return Math.min(head.tokens - 1, head.first + Math.floor((place - start) / cell));
-            },
-        };
+    function paint() {
+        paintTokens();
+        paintLegend();
+        paintCut();
     }
 
-    function paintMatrix() {
-        const [brush, size] = fitted(byId("attention-matrix").querySelector(".paint"));
-        const [blue, orange] = [colours("--cls"), colours("--patch")];
-        const {tokens, first, steps} = head;
-        const all = pixels(tokens, tokens, (cell, data, at) => {
-            const palette = cell / tokens < first || cell % tokens < first ? blue : orange;
-            data.set(palette.subarray(steps[cell] * 4, steps[cell] * 4 + 4), at);
+    function paintCut() {
+        const now = view();
+        const [axes, width, height, scale] = fitted(find("two-axes", ".base"));
+        const [matrix, size] = fitted(find("attention-matrix", ".base"));
+        const [histogram, across, down] = fitted(find("attention-histogram", "canvas"));
+        if (!width || !size || !across) {
+            return; // not on the screen
+        }
+        axes.drawImage(own().linesImage(now, width, height - 2 * own().EDGE, scale), 0, own().EDGE, width, height - 2 * own().EDGE);
+        matrix.drawImage(own().matrixImage(now, size * scale), 0, 0, size, size);
+        own().paintHistogram(histogram, now, across, down);
+        placeThreshold(now, across, down);
+        paintLit(now);
+    }
+
+    const KINDS = ["picture", "source", "target"];
+
+    function paintLit(now) {
+        // Sizes are read before anything is written, or the page is laid out anew for each.
+        const [axes, width, height] = fitted(find("two-axes", ".lit"));
+        const [matrix, size] = fitted(find("attention-matrix", ".lit"));
+        const frames = KINDS.map(kind => fitted(find("attention-masks", `.${kind} canvas`)));
+        own().paintAxes(axes, now, width, height);
+        if (now.lit) {
+            own().strokeLit(axes, now, width, height);
+            own().paintCross(matrix, now, size);
+        }
+        byId("two-axes").classList.toggle("faded", now.lit !== null);
+        KINDS.forEach((kind, place) => {
+            const [brush, wide, high] = frames[place];
+            const strongest = own().paintMask(brush, kind, now, wide, high);
+            const figure = find("attention-masks", `.${kind}`);
+            figure.querySelector("b").textContent = own().caption(kind, now);
+            figure.querySelector("span").textContent = strongest === null ? "" : headscope.number(strongest);
         });
-        const {start} = geometry(size);
-        const spans = first ? [[0, first, 0, start - GAP], [first, tokens - first, start, size - start]] : [[0, tokens, 0, size]];
-        brush.imageSmoothingEnabled = size < tokens;
-        for (const [top, rows, y, height] of spans) {
-            for (const [left, columns, x, width] of spans) {
-                brush.drawImage(all, left, top, columns, rows, x, y, width, height);
-            }
+        byId("attention-readout").textContent = readout(now);
+        for (const [side, direction] of [["source", "query"], ["target", "key"]]) {
+            tellToken(find("two-axes", `.${side}`), now.lit?.[direction] ?? now.shown[side] ?? head.first);
         }
+        tellToken(find("attention-masks", ".patches"), now.lit?.token ?? now.shown.target ?? head.first);
     }
 
-    function paintCross(key) {
-        const [brush, size] = fitted(byId("attention-matrix").querySelector(".cross"));
-        const place = geometry(size);
-        const token = shownToken();
-        brush.strokeStyle = style("--accent");
-        brush.lineWidth = 1.5;
-        if (token !== MEAN) {
-            brush.strokeRect(0.75, place.from(token) - 0.75, size - 1.5, Math.max(2, place.width(token)) + 1.5);
+    function readout({lit: now, cut}) {
+        if (!now) {
+            return `${cut.count.toLocaleString("en")} of ${head.order.length.toLocaleString("en")} are shown${cut.count > own().MOST_LINES ? `, as lines ${own().MOST_LINES.toLocaleString("en")}` : ""}`;
         }
-        if (key !== undefined) {
-            brush.lineWidth = 1;
-            brush.strokeRect(place.from(key) - 0.5, 0.5, Math.max(2, place.width(key)) + 1, size - 1);
+        if (now.pair) {
+            return `${head.name(now.query)} → ${head.name(now.key)}: ${headscope.number(head.attention(now.query, now.key))}`;
         }
+        const lines = head.cellsOf(now, cut.code).length;
+        const prefix = head.prefixName;
+        const side = now.key === undefined ? " from it" : now.query === undefined ? " to it" : "";
+        const to = prefix && now.query !== undefined ? ` · ${percent(head.toPrefix(now.token))} to ${prefix}` : "";
+        return `${head.name(now.token)}: ${lines} ${lines === 1 ? "line" : "lines"}${side}${to}`;
     }
-
-    function paintMask(kind, token) {
-        const canvas = byId("attention-masks").querySelector(`.${kind} canvas`);
-        const [brush, width, height] = fitted(canvas);
-        const [rows, columns] = head.grid;
-        const nothing = kind === "picture" || (kind === "source" && token === MEAN);
-        let strongest = 0;
-        if (!nothing) {
-            const values = overPatches(token, kind);
-            strongest = values.reduce((a, b) => Math.max(a, b), 0);
-            const mask = pixels(columns, rows, (patch, data, at) => {
-                data[at] = 8;
-                data[at + 1] = 10;
-                data[at + 2] = 13;
-                data[at + 3] = 255 * DARK * (1 - Math.sqrt(values[patch] / (strongest || 1)));
-            });
-            brush.imageSmoothingEnabled = false;
-            brush.drawImage(mask, 0, 0, width, height);
-        }
-        if (token !== MEAN && !isPrefix(token)) {
-            const [row, column] = [Math.floor((token - head.first) / columns), (token - head.first) % columns];
-            brush.strokeStyle = style("--accent");
-            brush.lineWidth = 2;
-            brush.strokeRect((column * width) / columns, (row * height) / rows, width / columns, height / rows);
-        }
-        return nothing ? null : strongest;
-    }
-
-    function say(kind, title, more, ...details) {
-        const caption = byId("attention-masks").querySelector(`.${kind} figcaption`);
-        caption.replaceChildren(part("div", "", part("b", "", title), more), part("span", "", details.filter(Boolean).join(" · ")));
-    }
-
-    function paintMasks() {
-        const token = shownToken();
-        paintMask("picture", token);
-        say("picture", tokenName(token), "", hovered === undefined && pinned !== null ? "pinned; click releases" : "hover or click a patch");
-        const source = paintMask("source", token);
-        say("source", "Source", " what looks at it", source === null ? "pick a patch first" : `max ${number(source)}`);
-        const target = paintMask("target", token);
-        const toPrefix = token === MEAN ? average(head.to_prefix.slice(head.first)) : head.to_prefix[token];
-        const prefix = head.prefix.length > 1 ? "prefix" : head.prefix[0];
-        say("target", "Target", " where it looks", `max ${number(target)}`, prefix && `${percent(toPrefix)} to ${prefix}`);
-    }
-
-    const average = values => values.reduce((sum, value) => sum + value, 0) / values.length;
 
     function paintLegend() {
-        const scale = (name, said, top) => {
+        const prefix = head.prefixName;
+        const scale = (name, said, most) => {
             const ramp = part("i", "ramp");
-            ramp.style.background = `linear-gradient(to right, ${style(name)})`;
-            return part("span", "", `${said} 0`, ramp, number(top));
+            ramp.style.background = `linear-gradient(to right, ${[0, 64, 128, 192, 255].map(level => colours[name].css[level]).join(",")})`;
+            return part("span", "", said, ramp, headscope.number(most));
         };
-        const prefix = head.prefix.length > 1 ? "prefix" : head.prefix[0];
-        byId("attention-matrix-legend").replaceChildren(
-            ...(prefix ? [scale("--cls", `${prefix}-related`, head.most.cls)] : []),
-            scale("--patch", "patch → patch", head.most.patch),
-            part("span", "faint", "√ scale"),
-        );
+        byId("attention-legend").replaceChildren(...(prefix ? [scale("cls", `${prefix} 0`, head.most.cls)] : []), scale("patch", "patches 0", head.most.patch));
     }
 
+    /* Buttons of what the masks are of: prefix tokens, and in a model without CLS the mean. */
     function paintTokens() {
-        const options = head.prefix.map((name, token) => [name, token]);
-        const current = pinned !== null ? pinned : byDefault();
+        const {token, direction} = headscope.selection;
+        const pinned = token ?? byDefault();
+        const options = head.prefix.map((name, each) => [name, each]);
         if (!head.has_cls) {
-            options.unshift(["mean", MEAN]);
+            options.unshift(["mean", null]);
         }
         byId("attention-tokens").replaceChildren(
-            ...options.map(([name, token]) => {
-                const button = part("button", token === current ? "option on" : "option", name.replace("register ", "R"));
-                button.title = name;
-                button.onclick = () => pick(token === current ? byDefault() : token);
+            ...options.map(([name, each]) => {
+                const button = part("button", each === pinned ? "option on" : "option", each === null ? name : head.short(each));
+                button.title = each === null ? "Masks of the mean over patches" : `Masks of ${name}`;
+                button.setAttribute("aria-pressed", each === pinned);
+                // The same again releases; CLS and the mean are what is left then.
+                button.onclick = () => (each === byDefault() ? token !== null && pin(token, direction) : pin(each, "both"));
                 return button;
             }),
         );
     }
 
-    function readout(query, key) {
-        byId("attention-matrix-readout").textContent =
-            query === undefined ? "" : `${tokenName(query)} → ${tokenName(key)}: ${number(attention(query, key))}`;
+    /* --- the threshold --- */
+
+    function placeThreshold({cut}, width, height) {
+        const plot = own().plotOf(width, height);
+        const {least, most, place} = head.histogram;
+        const handle = find("attention-histogram", "[role=slider]");
+        handle.style.left = `${plot.left + plot.width * place(cut.number)}px`;
+        handle.style.height = `${plot.top + plot.height}px`;
+        const said = {min: Math.log10(least), max: Math.log10(most), now: Math.log10(Math.max(least, cut.number))};
+        for (const [name, value] of Object.entries(said)) {
+            handle.setAttribute(`aria-value${name}`, value.toFixed(3));
+        }
+        const shown = shareText((100 * cut.count) / head.order.length);
+        handle.setAttribute("aria-valuetext", `≥ ${headscope.number(cut.number)} · top ${shown} %`);
+        for (const [name, text] of [["least", headscope.number(cut.number)], ["top", shown]]) {
+            const input = find("attention-threshold", `[name=${name}]`);
+            if (document.activeElement !== input || dragging) {
+                input.value = text;
+            }
+        }
     }
 
-    function repaint(key) {
-        paintCross(key);
-        paintMasks();
+    /* Per cent, with what is needed to see that they change. */
+    const shareText = share => (share >= 10 ? share.toFixed(1) : share >= 0.1 ? share.toFixed(2) : headscope.number(share)).replace(/(\.\d)0$/, "$1");
+
+    function cutAt(share) {
+        top = Number(Math.min(MOST_TOP, Math.max(LEAST_TOP, share)).toPrecision(4));
+        soon("cut");
     }
 
-    /* --- the pointer --- */
+    const settle = () => headscope.gesture("top", top);
 
-    const pick = token => window.dash_clientside.set_props("attention-token", {data: {token, at: Date.now()}});
+    function listenToThreshold() {
+        const plot = byId("attention-histogram");
+        const follow = event => {
+            const box = plot.getBoundingClientRect();
+            const {left, width} = own().plotOf(box.width, box.height);
+            cutAt(head.percent(head.histogram.number((event.clientX - box.left - left) / width)));
+        };
+        plot.onpointerdown = event => {
+            if (head && event.button === 0) {
+                dragging = true;
+                plot.setPointerCapture(event.pointerId);
+                follow(event);
+            }
+        };
+        plot.onpointermove = event => dragging && head && follow(event);
+        plot.onpointerup = plot.onpointercancel = () => {
+            if (dragging) {
+                dragging = false;
+                settle();
+            }
+        };
+        const handle = plot.querySelector("[role=slider]");
+        const moves = {
+            ArrowRight: () => top / STEP,
+            ArrowUp: () => top / STEP,
+            ArrowLeft: () => top * STEP,
+            ArrowDown: () => top * STEP,
+            PageUp: () => top / 2,
+            PageDown: () => top * 2,
+            Home: () => MOST_TOP,
+            End: () => LEAST_TOP,
+        };
+        handle.onkeydown = event => {
+            if (head && moves[event.key]) {
+                event.preventDefault();
+                cutAt(moves[event.key]());
+            }
+        };
+        handle.onkeyup = event => head && moves[event.key] && settle();
+        const typed = (name, share) => {
+            find("attention-threshold", `[name=${name}]`).onchange = event => {
+                const value = Number(event.target.value.replace("\u2212", "-").replace(",", "."));
+                if (head && value > 0) {
+                    cutAt(share(value));
+                    settle();
+                }
+                event.target.blur();
+                soon("cut"); // says what it is, if that was no number
+            };
+        };
+        typed("least", value => head.percent(value));
+        typed("top", value => value);
+    }
 
-    /* Pointer events of `element`, each told as the token or tokens that `find` sees there. */
-    function follow(element, find, show) {
+    /* --- the pointer, and its keys --- */
+
+    /* Pointer events of `element`: `at(x, y, width, height)` says what is lit there, and `pinned` what a click pins. */
+    function follow(element, at, pinned) {
         const found = event => {
             const box = element.getBoundingClientRect();
-            return find((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height, box);
+            return at(event.clientX - box.left, event.clientY - box.top, box.width, box.height);
         };
-        element.onpointermove = event => head && show(...found(event));
-        element.onpointerleave = () => head && show();
-        element.onclick = event => head && pick(found(event)[0]);
+        const point = now => {
+            hovered = now;
+            soon("lit");
+        };
+        element.addEventListener("pointermove", event => head && point(found(event)));
+        element.addEventListener("pointerleave", () => head && point(null));
+        element.addEventListener("click", event => {
+            const now = head && found(event);
+            if (now) {
+                pin(...pinned(now));
+            }
+        });
     }
 
-    function listen() {
-        const show = (query, key) => {
-            hovered = query;
-            repaint(key);
-            readout(query, key);
-        };
+    const tellToken = (slider, token) => {
+        slider.setAttribute("aria-valuemax", head.tokens - 1);
+        slider.setAttribute("aria-valuenow", token);
+        slider.setAttribute("aria-valuetext", head.name(token));
+    };
+
+    /* Arrow keys of a slider over the tokens: one on, or one row of patches; Enter pins, Escape lets go. */
+    function listenToKeys(slider, direction) {
+        const steps = {ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: () => -head.grid[1], ArrowDown: () => head.grid[1]};
+        slider.addEventListener("keydown", event => {
+            const token = Number(slider.getAttribute("aria-valuenow"));
+            if (!head || event.ctrlKey || event.metaKey || event.altKey) {
+                return;
+            }
+            if (steps[event.key]) {
+                hovered = ofToken(Math.min(head.tokens - 1, Math.max(0, token + steps[event.key]())), direction);
+            } else if (event.key === "Enter" || event.key === " ") {
+                pin(token, direction);
+            } else if (event.key === "Escape" && hovered) {
+                hovered = null;
+            } else {
+                return;
+            }
+            event.preventDefault();
+            soon("lit");
+        });
+        slider.addEventListener("blur", () => {
+            hovered = null;
+            soon("lit");
+        });
+    }
+
+    const directionOf = ({query, key}) => (query === undefined ? "to" : key === undefined ? "from" : "both");
+
+    function mount() {
+        if (byId("attention-threshold").childElementCount) {
+            return;
+        }
+        const input = (name, label) => Object.assign(part("input", "form-control form-control-sm"), {name, type: "text", inputMode: "decimal", autocomplete: "off", ariaLabel: label});
+        byId("attention-threshold").append("≥ ", input("least", "Least attention that is shown"), " · top ", input("top", "Share of all values that is shown, per cent"), " %");
+        listenToThreshold();
+
+        const axes = byId("two-axes");
+        follow(
+            axes,
+            (x, y, width, height) => {
+                const token = () => own().along(head, width).at(Math.min(width - 1, Math.max(0, x)));
+                return y < REACH ? ofToken(token(), "from") : y > height - REACH ? ofToken(token(), "to") : null;
+            },
+            now => [now.token, directionOf(now)],
+        );
         follow(
             byId("attention-matrix"),
-            (x, y, box) => {
-                const place = geometry(box.width);
-                return [place.at(y * box.height), place.at(x * box.width)];
+            (x, y, size) => {
+                const side = own().along(head, size);
+                return {query: side.at(y), key: side.at(x), pair: true};
             },
-            show,
+            now => [now.query, "from"],
         );
         const inside = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
         for (const frame of byId("attention-masks").querySelectorAll(".frame")) {
-            const find = (x, y) => [head.first + inside(y, head.grid[0]) * head.grid[1] + inside(x, head.grid[1])];
-            follow(frame, find, query => {
-                hovered = query;
-                repaint();
-            });
+            follow(
+                frame,
+                (x, y, width, height) => ofToken(head.first + inside(y / height, head.grid[0]) * head.grid[1] + inside(x / width, head.grid[1]), "both"),
+                now => [now.token, "both"],
+            );
         }
-        new ResizeObserver(() => head && paint()).observe(byId("attention-masks"));
-        new ResizeObserver(() => head && paint()).observe(byId("attention-matrix"));
+        listenToKeys(axes.querySelector(".source"), "from");
+        listenToKeys(axes.querySelector(".target"), "to");
+        listenToKeys(find("attention-masks", ".patches"), "both");
+        byId("attention-suggested").addEventListener("click", event => {
+            const index = event.target.closest("[data-index]")?.dataset.index;
+            if (index !== undefined) {
+                headscope.gesture("image", Number(index));
+            }
+        });
+        // The mouse takes no focus here: arrow keys go on moving heads.
+        byId("head-attention-views").addEventListener("mousedown", event => {
+            if (event.target.tagName !== "INPUT") {
+                document.activeElement.blur();
+                event.preventDefault();
+            }
+        });
+        new ResizeObserver(() => soon("cut")).observe(byId("head-attention-views"));
+        Object.assign(headscope.painters, painters);
     }
 
-    function paint() {
-        paintMatrix();
-        paintLegend();
-        paintTokens();
-        repaint();
+    /* --- what is exported: the same, on a canvas that is given --- */
+
+    const LINE = 16; // px of a line of text
+    const FADED = 0.25;
+
+    /* What is pinned, not what the pointer happens to be on. */
+    function viewToExport() {
+        if (!head) {
+            throw new Error("there is no attention to draw: pick an image");
+        }
+        const before = hovered;
+        hovered = null;
+        const now = view();
+        hovered = before;
+        return now;
     }
 
-    let listening = false;
+    const painters = {
+        "two-axes"(brush, width, height) {
+            const now = viewToExport();
+            own().write(brush, now.tones, "source tokens", width / 2, LINE - 5, {align: "center"});
+            own().write(brush, now.tones, "target tokens", width / 2, height - 4, {align: "center"});
+            brush.save();
+            brush.translate(0, LINE);
+            own().paintAxes(brush, now, width, height - 2 * LINE);
+            brush.globalAlpha = now.lit ? FADED : 1;
+            const cells = head.order.subarray(0, Math.min(now.cut.count, MOST_STROKES)).slice().sort((a, b) => head.level(a) - head.level(b));
+            own().strokeLines(brush, now, cells, width, height - 2 * LINE);
+            brush.globalAlpha = 1;
+            if (now.lit) {
+                own().strokeLit(brush, now, width, height - 2 * LINE);
+            }
+            brush.restore();
+        },
 
-    window.dash_clientside.attention = {
-        /* Paint what was sent; nothing, where there is no image or no attention. */
-        show(sent, selection) {
-            if (!listening) {
-                listening = true;
-                listen();
+        "attention-matrix"(brush, width, height) {
+            const now = viewToExport();
+            const size = Math.min(width, height);
+            brush.drawImage(own().matrixImage(now, 4 * size), 0, 0, size, size);
+            brush.strokeStyle = now.tones.line;
+            brush.lineWidth = 1;
+            brush.strokeRect(0.5, 0.5, size - 1, size - 1);
+            if (now.lit) {
+                own().paintCross(brush, now, size);
             }
-            head = sent ? decoded(sent) : null;
-            pinned = selection ? selection.token : null;
-            for (const id of ["attention-matrix", "attention-masks"]) {
-                byId(id).classList.toggle("off", !head);
-            }
-            byId("attention-matrix-legend").replaceChildren();
-            byId("attention-tokens").replaceChildren();
-            readout();
-            if (!head) {
-                return;
-            }
-            for (const frame of byId("attention-masks").querySelectorAll(".frame")) {
-                frame.style.setProperty("--aspect", head.aspect);
-                const image = frame.querySelector("img");
-                image.onload = image.onerror = event => image.classList.toggle("broken", event.type === "error");
-                image.src = head.image;
-                image.classList.toggle("crisp", head.small < 150);
-            }
-            paint();
+        },
+
+        "attention-histogram"(brush, width, height) {
+            const now = viewToExport();
+            const plot = own().plotOf(width, height - LINE);
+            const x = plot.left + plot.width * head.histogram.place(now.cut.number);
+            const share = shareText((100 * now.cut.count) / head.order.length);
+            own().write(brush, now.tones, `≥ ${headscope.number(now.cut.number)} · top ${share} %`, width / 2, LINE - 5, {align: "center"});
+            brush.save();
+            brush.translate(0, LINE);
+            own().paintHistogram(brush, now, width, height - LINE);
+            brush.fillStyle = now.tones.text;
+            brush.fillRect(x - 0.75, 0, 1.5, plot.top + plot.height);
+            brush.restore();
+        },
+
+        /* Beside each other or stacked, as there is room. */
+        "attention-masks"(brush, width, height) {
+            const now = viewToExport();
+            const across = width > height;
+            const [roomX, roomY] = across ? [(width - 2 * LINE) / 3, height - LINE] : [width, height / 3 - LINE - 4];
+            const wide = Math.min(roomX, roomY * aspect);
+            const high = wide / aspect;
+            KINDS.forEach((kind, place) => {
+                brush.save();
+                brush.translate(across ? place * (roomX + LINE) : 0, across ? 0 : place * (roomY + LINE + 4));
+                brush.drawImage(find("attention-masks", `.${kind} img`), 0, 0, wide, high);
+                const strongest = own().paintMask(brush, kind, now, wide, high);
+                own().write(brush, now.tones, own().caption(kind, now), 0, high + LINE - 4, {colour: now.tones.text});
+                if (strongest !== null) {
+                    own().write(brush, now.tones, headscope.number(strongest), wide, high + LINE - 4, {align: "right"});
+                }
+                brush.restore();
+            });
         },
     };
+
+    addEventListener("DOMContentLoaded", () => headscope.onSelection(select));
 })();

@@ -1,183 +1,260 @@
-"""Where does the selected head look? Its attention on one image, as a matrix and as masks on the picture.
+"""Where does the selected head look? Its attention on one image (Fig. 1D2-D5): masks, two axes, matrix, histogram.
 
-The server sends one head, a byte a value; assets/attention.js paints it, so that following the pointer asks
-for nothing.
+The browser fetches the numbers from `routes` and draws everything from them (assets/attention*.js), so that following
+the pointer asks for nothing. Drawn here is what stands there without an image: those on which the head matters most.
 """
 
-import base64
 from typing import Any
 
 import numpy as np
-from dash import ALL, ClientsideFunction, Dash, Input, Output, ctx, dcc, html
+from dash import Output, html
+from dash.development.base_component import Component
 
-from dashboard.data import Array, Shelf, StudyFacts, per_image
-from dashboard.routes import image_url, image_words, pictures_url
-from dashboard.selection import SELECTION, Selection
-from dashboard.views.header import THEME
-from dashboard.views.panel import panel, problem, shown
+from dashboard.data import Array, StudyFacts, indices_of, per_image
+from dashboard.drawing import Drawing
+from dashboard.exports import Columns, Export
+from dashboard.routes import image_words, pictures_url
+from dashboard.selection import Selection
+from dashboard.theme import Palette
+from dashboard.views.panel import panel
 from dashboard.words import METRICS, number
+from store.errors import StoreError
 
-ATTENTION = "attention"  # dcc.Store with what `payload` gives
-TOKEN = "attention-token"  # dcc.Store that attention.js writes: the query token that was clicked
-MATRIX_READING = "attention-matrix-reading"
-MASK_READING = "attention-mask-reading"
-# Ids that attention.js paints into.
-MATRIX = "attention-matrix"
-MATRIX_LEGEND = "attention-matrix-legend"
-MATRIX_READOUT = "attention-matrix-readout"
-MASKS = "attention-masks"
-TOKENS = "attention-tokens"
-
+READING = "head-attention-reading"
 SUGGESTED = "attention-suggested"
-LABEL = "attention-label"
+# Ids that attention.js paints into.
+VIEWS = "head-attention-views"
+SAID = "head-attention-said"
+TOKENS = "attention-tokens"
+MASKS = "attention-masks"
+AXES = "two-axes"
+MATRIX = "attention-matrix"
+READOUT = "attention-readout"
+LEGEND = "attention-legend"
+HISTOGRAM = "attention-histogram"
+THRESHOLD = "attention-threshold"
 
-STEPS = 255
 MOST_SUGGESTED = 12
+# Of the histogram, as in attention_head.js.
+BINS, LEAST = 60, 1e-6
 
 
-def layout() -> list[html.Section]:
-    matrix = [
-        html.Div([html.Canvas(className="paint"), html.Canvas(className="cross")], id=MATRIX, className="matrix"),
-        html.Div([html.Div(id=MATRIX_LEGEND, className="legend"), html.Div(id=MATRIX_READOUT, className="readout")]),
-    ]
-    masks = html.Div(
-        [
-            html.Figure(
-                [html.Div([html.Img(alt=""), html.Canvas()], className="frame"), html.Figcaption()],
-                className=kind,
-            )
-            for kind in ("picture", "source", "target")
-        ],
-        id=MASKS,
-        className="masks",
-    )
-    buttons = [html.Button(id=suggested_id(slot), n_clicks=0) for slot in range(MOST_SUGGESTED)]
-    suggestions = html.Div(buttons, id=SUGGESTED, className="suggested", hidden=True)
-    tokens = html.Div(id=TOKENS, className="choice")
-    return [
-        panel(
-            "attention-matrix",
-            "Attention matrix",
-            MATRIX_READING,
-            matrix,
-            html.Span(id=LABEL, className="selected"),
+def layout() -> html.Section:
+    axes = [
+        html.Div("source tokens", className="axis-title"),
+        html.Div(
+            [
+                _canvas("base", "Lines from source tokens, above, to target tokens, below"),
+                html.Canvas(className="lit"),
+                _slider("source", "Source token"),
+                _slider("target", "Target token"),
+            ],
+            id=AXES,
+            className="two-axes",
         ),
-        panel("attention-masks", "Attention on the image", MASK_READING, [masks, suggestions], tokens),
-        html.Div([dcc.Store(id=ATTENTION), dcc.Store(id=TOKEN)], hidden=True),
+        html.Div("target tokens", className="axis-title"),
+        html.Div(id=LEGEND, className="legend"),
     ]
+    matrix = [
+        html.Div(
+            [
+                _canvas("base", "Attention matrix: a row a source token, a column a target token"),
+                html.Canvas(className="lit"),
+            ],
+            id=MATRIX,
+            className="matrix",
+        ),
+        html.Div(id=READOUT, className="readout"),
+        html.Div(id=THRESHOLD, className="threshold"),
+        html.Div(
+            [_canvas("", "Histogram of the attention values"), _slider("handle", "Least attention that is shown")],
+            id=HISTOGRAM,
+            className="histogram",
+        ),
+    ]
+    views = [
+        html.Div([_picture(kind) for kind in ("picture", "source", "target")], id=MASKS, className="masks"),
+        html.Div(axes, className="axes"),
+        html.Div(matrix, className="cells"),
+    ]
+    body = [
+        html.Div(views, id=VIEWS, className="attention-views none"),
+        html.Div(id=SUGGESTED, className="suggested"),
+        html.P(id=SAID, className="said problem", role="alert"),
+    ]
+    tokens = html.Div(id=TOKENS, className="choice", role="group", **{"aria-label": "Token of the masks"})
+    return panel("head-attention", "Attention of the head", READING, body, tokens, EXPORTS)
 
 
-def register(app: Dash, shelf: Shelf) -> None:
-    @app.callback(
-        Output(ATTENTION, "data"),
-        Output(LABEL, "children"),
-        Output(MATRIX_READING, "children"),
-        Output(MASK_READING, "children"),
-        Input(SELECTION, "data"),
-    )
-    def send(data: object) -> tuple[Any, Any, Any, Any]:
-        sent, said = shown(shelf, data, view, None)
-        if sent is None:
-            return None, "", "Of one head on one image.", said
-        return sent, sent["label"], said, MASK_WORDS
-
-    @app.callback(
-        Output({"suggested": ALL}, "children"),
-        Output({"suggested": ALL}, "hidden"),
-        Output(SUGGESTED, "hidden"),
-        Input(SELECTION, "data"),
-    )
-    def suggest(data: object) -> tuple[Any, list[bool], bool]:
-        slots = len(ctx.outputs_list[0])
-        none = ([None] * slots, [True] * slots, True)
-
-        def pictures(facts: StudyFacts, chosen: Selection) -> tuple[Any, Any]:
-            if chosen.image is not None:
-                return none, None
-            effect = per_image(facts.study, chosen.metric, chosen.layer, chosen.head)
-            found = [_suggestion(facts, index, float(effect[index])) for index in suggested(facts, chosen)]
-            shown_, empty = found[:slots], max(0, slots - len(found))
-            return (shown_ + [None] * empty, [False] * len(shown_) + [True] * empty, not found), None
-
-        return shown(shelf, data, pictures, none)[0]
-
-    # Redraws on a new head, another pinned token, and another theme.
-    app.clientside_callback(
-        ClientsideFunction("attention", "show"),
-        Input(ATTENTION, "data"),
-        Input(SELECTION, "data"),
-        Input(THEME, "data"),
-    )
+def _canvas(name: str, label: str) -> html.Canvas:
+    return html.Canvas(className=name, role="img", **{"aria-label": label})
 
 
-MASK_WORDS = "Brighter is stronger; each mask is scaled to its own strongest patch."
+def _slider(name: str, label: str) -> html.Div:
+    """What the arrow keys move; attention.js tells where it is."""
+    where = {"aria-label": label, "aria-valuemin": "0", "aria-valuemax": "1", "aria-valuenow": "0"}
+    return html.Div(className=name, role="slider", tabIndex=0, **where)
 
 
-def view(facts: StudyFacts, chosen: Selection) -> tuple[dict[str, Any] | None, Any]:
-    """What the browser paints, and how to read it; without an image or numbers None, and what to do."""
+def _picture(kind: str) -> html.Figure:
+    """The image, alone or under the mask of where a token is looked at from, or looks to."""
+    frame: list[Component] = [html.Img(alt=""), html.Canvas()]
+    if kind == "picture":
+        frame.append(_slider("patches", "Patch of the image"))
+    return html.Figure([html.Div(frame, className="frame"), html.Figcaption([html.B(), html.Span()])], className=kind)
+
+
+def draw(facts: StudyFacts, chosen: Selection) -> tuple[list[html.Button], Any]:
+    """The images to pick from, if none is, and how to read what the browser draws."""
     if chosen.image is None:
-        return (
-            None,
-            f"Pick an image to see where {chosen.label} looks. Most {METRICS[chosen.metric].axis}:",
-        )
-    index = facts.image_indices[chosen.image]
-    attn = facts.study.attention(index, chosen.layer, chosen.head)
-    if not np.isfinite(attn).all():
-        return None, problem(f"attention of {chosen.label} on {chosen.image} is not finite; other heads may be")
-    sent = encoded(attn, len(facts.prefix_tokens)) | {
-        "label": chosen.label,
-        "image": image_url(facts, index),
-        "grid": list(facts.grid),
-        "prefix": list(facts.prefix_tokens),
-        "has_cls": facts.has_cls,
-        "aspect": facts.study.sizes["x"] / facts.study.sizes["y"],
-        "small": facts.study.sizes["y"],
-    }
+        words = f"Pick an image to see where {chosen.label} looks. Most {METRICS[chosen.metric].axis}:"
+        return suggestions(facts, chosen), words
     rebuilt = facts.study.attention_source == "rebuilt"
     how = "Computed again from the residual stream, in float32" if rebuilt else "As the model computed it, in float16"
-    return sent, html.Span(f"Rows look at columns, and sum to 1.{' Rebuilt.' if rebuilt else ''}", title=how)
+    words = f"{chosen.label}: each token shares out 1 among the tokens that it looks at."
+    return [], html.Span(f"{words}{' Rebuilt.' if rebuilt else ''}", title=how)
 
 
-def suggested_id(slot: int) -> dict[str, int]:
-    return {"suggested": slot}
+def blank(colours: Palette) -> tuple[list[html.Button]]:
+    return ([],)
+
+
+DRAWING = Drawing(
+    outputs=(Output(SUGGESTED, "children"), Output(READING, "children")),
+    fields=("images", "image", "layer", "head", "metric"),
+    draw=draw,
+    blank=blank,
+)
 
 
 def suggested(facts: StudyFacts, chosen: Selection) -> list[int]:
-    """Images on which the head matters most by the chosen metric, best first; none that is not finite."""
+    """Images of the set on which the head matters most by the metric, best first; none that is not finite."""
     effect = per_image(facts.study, chosen.metric, chosen.layer, chosen.head)
-    known = np.flatnonzero(np.isfinite(effect))
+    members = indices_of(facts.study, chosen.images)
+    known = members[np.isfinite(effect[members])]
     return [int(index) for index in known[np.argsort(-effect[known], kind="stable")][:MOST_SUGGESTED]]
 
 
-def suggested_at(facts: StudyFacts, chosen: Selection, slot: int) -> int | None:
-    """The image in one place of `suggested`, if there is one."""
-    images = suggested(facts, chosen)
-    return images[slot] if 0 <= slot < len(images) else None
+def suggestions(facts: StudyFacts, chosen: Selection) -> list[html.Button]:
+    effect = per_image(facts.study, chosen.metric, chosen.layer, chosen.head)
+    return [_suggestion(facts, index, float(effect[index])) for index in suggested(facts, chosen)]
 
 
-def _suggestion(facts: StudyFacts, index: int, effect: float) -> list[Any]:
+def _suggestion(facts: StudyFacts, index: int, effect: float) -> html.Button:
     words = image_words(facts.study, index)
     name = words.get("true") or words["id"].rsplit("/", 1)[-1]
-    said = html.Span(f"{number(effect)} {name}", title=f"{words['id']}: {number(effect)}")
-    return [html.Img(src=f"{pictures_url(facts)}/thumbnail/{index}.webp", alt=""), said]
+    return html.Button(
+        [html.Img(src=f"{pictures_url(facts)}/thumbnail/{index}.webp", alt=""), html.Span(f"{number(effect)} {name}")],
+        title=f"{words['id']}: {number(effect)}",
+        **{"data-index": str(index)},
+    )
 
 
-def encoded(attn: Array, num_prefix: int) -> dict[str, Any]:
-    """One head, (query, key), for the browser.
+# --- what can leave ---
 
-    Returns:
-        weights: base64 of a byte a value, √(value / most) · 255 rounded: finest where most values are. It
-            errs by at most most / 255.
-        most: The largest value from or to a prefix token ("cls"), and between patches ("patch").
-        to_prefix: Share of each query that goes to prefix tokens, exact.
+
+def attention(facts: StudyFacts, chosen: Selection) -> Array:
+    """Of the selected head and image, (query, key).
+
+    Raises:
+        StoreError: No image is selected, or it is damaged.
     """
-    tokens = np.arange(len(attn))
-    is_prefix = (tokens[:, None] < num_prefix) | (tokens < num_prefix)
-    most = {name: float(attn[part].max(initial=0)) for name, part in (("cls", is_prefix), ("patch", ~is_prefix))}
-    scale = np.where(is_prefix, most["cls"] or 1, most["patch"] or 1)
-    steps = np.round(STEPS * np.sqrt(np.clip(attn / scale, 0, 1))).astype(np.uint8)
-    return {
-        "weights": base64.b64encode(steps.tobytes()).decode(),
-        "most": most,
-        "to_prefix": [round(float(share), 4) for share in attn[:, :num_prefix].sum(axis=1)],
-    }
+    if chosen.image is None:
+        raise StoreError(f"attention is of one image: pick one to see where {chosen.label} looks")
+    return facts.study.attention(facts.image_indices[chosen.image], chosen.layer, chosen.head)
+
+
+def least_shown(attn: Array, top: float) -> float:
+    """The least value among the strongest `top` per cent of them, as the browser has them: in float16."""
+    count = max(1, int(top / 100 * attn.size + 0.5))
+    return float(np.sort(attn.astype(np.float16), axis=None)[-count])
+
+
+def edges_of(attn: Array) -> Array:
+    """Of the histogram's bins: evenly spaced by log, from the least value, or `LEAST`, to the largest."""
+    most = float(attn.max())
+    return np.geomspace(min(max(LEAST, float(attn.min())), most / 1.2), most, BINS + 1)
+
+
+def matrix_numbers(facts: StudyFacts, chosen: Selection) -> Columns:
+    attn = attention(facts, chosen)
+    query, key = np.indices(attn.shape)
+    return {"query": query.ravel(), "key": key.ravel(), "attention": attn.ravel()}
+
+
+def lines_numbers(facts: StudyFacts, chosen: Selection) -> Columns:
+    attn = attention(facts, chosen)
+    query, key = np.nonzero(attn.astype(np.float16) >= least_shown(attn, chosen.top))
+    return {"query": query, "key": key, "attention": attn[query, key]}
+
+
+def histogram_numbers(facts: StudyFacts, chosen: Selection) -> Columns:
+    attn = attention(facts, chosen).astype(np.float16).astype(np.float64)
+    edges = edges_of(attn)
+    return {"from": edges[:-1], "to": edges[1:], "count": np.histogram(attn.clip(edges[0], edges[-1]), edges)[0]}
+
+
+def mask_numbers(facts: StudyFacts, chosen: Selection) -> Columns:
+    attn = attention(facts, chosen)
+    first = len(facts.prefix_tokens)
+    row, column = np.divmod(np.arange(len(attn) - first), facts.grid[1])
+    places = {"row": row, "column": column}
+    token = _token(facts, chosen)
+    if token is None:
+        return places | {"target": attn[first:, first:].mean(axis=0)}
+    return places | {"source": attn[first:, token], "target": attn[token, first:]}
+
+
+def _token(facts: StudyFacts, chosen: Selection) -> int | None:
+    """The token of the masks; None is the mean over patches."""
+    return 0 if chosen.token is None and facts.has_cls else chosen.token
+
+
+def _opened(facts: StudyFacts, chosen: Selection) -> str:
+    """Python lines that read the attention as `attn`."""
+    attention(facts, chosen)  # says what is missing, if so
+    return f"""import headscope
+import numpy as np
+
+study = headscope.open_study({facts.name!r})
+attn = study.attention(study.image_index({chosen.image!r}), layer={chosen.layer}, head={chosen.head})  # (query, key)
+"""
+
+
+def matrix_python(facts: StudyFacts, chosen: Selection) -> str:
+    return f"""{_opened(facts, chosen)}query, key = np.indices(attn.shape)
+numbers = {{"query": query.ravel(), "key": key.ravel(), "attention": attn.ravel()}}
+"""
+
+
+def lines_python(facts: StudyFacts, chosen: Selection) -> str:
+    return f"""{_opened(facts, chosen)}drawn = attn.astype(np.float16)  # as the page has it
+count = max(1, int({chosen.top} / 100 * drawn.size + 0.5))
+query, key = np.nonzero(drawn >= np.sort(drawn, axis=None)[-count])
+numbers = {{"query": query, "key": key, "attention": attn[query, key]}}
+"""
+
+
+def histogram_python(facts: StudyFacts, chosen: Selection) -> str:
+    return f"""{_opened(facts, chosen)}drawn = attn.astype(np.float16).astype(np.float64)  # as the page has it
+edges = np.geomspace(min(max({LEAST}, drawn.min()), drawn.max() / 1.2), drawn.max(), {BINS + 1})
+count, _ = np.histogram(drawn.clip(edges[0], edges[-1]), edges)
+numbers = {{"from": edges[:-1], "to": edges[1:], "count": count}}
+"""
+
+
+def mask_python(facts: StudyFacts, chosen: Selection) -> str:
+    first, token = len(facts.prefix_tokens), _token(facts, chosen)
+    mean = f'"target": attn[{first}:, {first}:].mean(axis=0)'
+    masks = mean if token is None else f'"source": attn[{first}:, {token}], "target": attn[{token}, {first}:]'
+    return f"""{_opened(facts, chosen)}row, column = np.divmod(np.arange(len(attn) - {first}), {facts.grid[1]})
+numbers = {{"row": row, "column": column, {masks}}}
+"""
+
+
+EXPORTS = (
+    Export("attention-masks", "Masks", mask_numbers, mask_python, f"canvas:{MASKS}"),
+    Export("two-axes", "Two axes", lines_numbers, lines_python, f"canvas:{AXES}"),
+    Export("attention-matrix", "Matrix", matrix_numbers, matrix_python, f"canvas:{MATRIX}"),
+    Export("attention-histogram", "Histogram", histogram_numbers, histogram_python, f"canvas:{HISTOGRAM}"),
+)
