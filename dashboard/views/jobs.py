@@ -19,7 +19,8 @@ from dash.exceptions import PreventUpdate
 from flask import Flask, Response, jsonify, request
 
 from dashboard.data import Shelf
-from dashboard.views.panel import problem
+from dashboard.drawing import problem
+from dashboard.views import choice
 from dashboard.words import ago, count, duration, megabytes, number
 from store.paths import manifest_path
 from store.settings import Settings
@@ -74,9 +75,7 @@ THEME = """themeQuartz.withParams({
 
 
 def layout() -> html.Main:
-    shown = dcc.RadioItems(
-        id=SHOWN, options=SHOWN_LABELS, value="study", inline=True, className="choice radios", labelClassName="option"
-    )
+    shown = choice.radios(SHOWN, SHOWN_LABELS, "study")
     grid = dag.AgGrid(
         id=GRID,
         rowData=[],

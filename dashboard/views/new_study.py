@@ -15,9 +15,10 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html,
 from dash.exceptions import PreventUpdate
 
 from dashboard.data import Shelf
+from dashboard.drawing import problem
 from dashboard.offers import Offers
+from dashboard.views import choice
 from dashboard.views.jobs import place, price_line, stage_line, who, workers_line
-from dashboard.views.panel import problem
 from dashboard.words import ago, count
 from store.paths import STUDY_NAME, manifest_path
 from store.work import Job, JobNotFoundError, StudyAskedError
@@ -83,7 +84,7 @@ def hint_id(name: str) -> str:
 def layout() -> html.Main:
     first = [
         _field("model", "Model", _list("model", "type a part of the name")),
-        _field("weights", "Weights", _choice("weights", WEIGHTS), _weights_hint()),
+        _field("weights", "Weights", choice.radios(field_id("weights"), WEIGHTS, FIELDS["weights"]), _weights_hint()),
         _field("checkpoint", "Checkpoint", _list("checkpoint", "a file of weights"), hidden=True),
         _field("images", "Pictures", _list("images", "a folder, or a list of pictures")),
         _field("per_class", "Per class", _number("per_class", 1, "all"), "Only the first so many pictures of a class."),
@@ -95,7 +96,12 @@ def layout() -> html.Main:
         _field("classes", "Class names", _list("classes", "the model's own"), "One a line or a JSON list, in order."),
         _field("label_map", "Label map", _list("label_map", "none"), "CSV of label,class, where labels are not names."),
         _field("image_size", "Image size", _text("image_size", "the model's own"), "224, or 224x336 (height × width)."),
-        _field("attention", "Attention", _choice("attention", ATTENTION), "Auto stores matrices up to the set limit."),
+        _field(
+            "attention",
+            "Attention",
+            choice.radios(field_id("attention"), ATTENTION, FIELDS["attention"]),
+            "Auto stores matrices up to the set limit.",
+        ),
         _field("seed", "Seed", _number("seed", 0, "0"), "Of layouts, of the autoencoder, of random weights."),
         _field("skip", "Leave out", _tick("skip", SKIPPABLE[0], "names and maps of patterns; they can be added later")),
     ]
@@ -146,13 +152,6 @@ def _field(name: str, label: str, control: Any, hint: Any = "", hidden: bool = F
 
 def _list(name: str, placeholder: str) -> dcc.Dropdown:
     return dcc.Dropdown(id=field_id(name), options=[], placeholder=placeholder, searchable=True, maxHeight=320)
-
-
-def _choice(name: str, labels: Mapping[str, str]) -> dcc.RadioItems:
-    return dcc.RadioItems(
-        id=field_id(name), options=labels, value=FIELDS[name], inline=True, className="choice radios",
-        labelClassName="option",
-    )  # fmt: skip
 
 
 def _tick(name: str, value: str, label: str) -> dcc.Checklist:
