@@ -12,11 +12,14 @@ from benchmarks.bars import bars_table
 from benchmarks.computing import capture_table, chunk_table, importance_table, memory_table, modes_table
 from benchmarks.density import density_table
 from benchmarks.layouts import layout_table, placing_table, points_table
+from benchmarks.made_study import made_table
 from benchmarks.maps import maps_table
 from benchmarks.measuring import described
 from benchmarks.prune import DEMO, prune_table
+from benchmarks.selecting import selecting_table
 from benchmarks.storing import store_table
 from benchmarks.synthetic import confusion_table
+from benchmarks.workspace import workspace_table
 from workers.memory import keep_freed_memory
 
 TINY, SMALL, BASE = (f"{name}_patch16_224" for name in ("deit_tiny", "vit_small", "vit_base"))
@@ -37,7 +40,12 @@ BENCHMARKS = {
     "density": density_table,
     "prune": lambda rounds: prune_table(rounds, None, DEMO, beside=False),
     "bars": lambda rounds: bars_table(rounds, "", DEMO),
+    "workspace": lambda rounds: workspace_table(rounds, "", DEMO),
+    "selecting": lambda rounds: selecting_table(rounds, Path("data"), [DEMO]),
+    "made": lambda rounds: made_table(250, Path("data"), "made-250"),
 }
+WHEN_NAMED = ("selecting", "made")  # they need a data folder
+ON_A_SERVER = ("bars", "workspace")
 
 
 def main(
@@ -46,13 +54,25 @@ def main(
     threads: Annotated[int, typer.Option(help="Torch threads; by default one a core.", show_default=False)] = 0,
     keep: Annotated[bool, typer.Option(help="Keep freed memory, as the workers do.")] = True,
     out: Annotated[Path | None, typer.Option(help="File for the tables too.", show_default=False)] = None,
-    data: Annotated[Path | None, typer.Option(help="Of prune: a data folder.", show_default="one of its own")] = None,
-    study: Annotated[str, typer.Option(help="Of prune: a study in it; of bars: one on the page.")] = DEMO,
-    url: Annotated[str, typer.Option(help="Of bars: the page, from `headscope serve`.", show_default=False)] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Of prune, selecting and made: a data folder.", show_default="one of its own; data"),
+    ] = None,
+    study: Annotated[
+        str,
+        typer.Option(
+            help="Of prune: a study in it; of selecting: several, with commas; of bars and workspace: one on the page."
+        ),
+    ] = DEMO,
+    url: Annotated[
+        str, typer.Option(help="Of bars and workspace: the page, from `headscope serve`.", show_default=False)
+    ] = "",
     beside: Annotated[bool, typer.Option("--beside", help="Of prune: beside a running study too.")] = False,
+    images: Annotated[int, typer.Option(help="Of made: images of the study.", min=1)] = 250,
+    name: Annotated[str, typer.Option(help="Of made: name of the study.", show_default="made-IMAGES")] = "",
 ) -> None:
     """Measure Headscope against the plain ways of doing the same, side by side in one process."""
-    names = names or [name for name in BENCHMARKS if name != "bars" or url]
+    names = names or [each for each in BENCHMARKS if each not in WHEN_NAMED and (each not in ON_A_SERVER or url)]
     if unknown := sorted(set(names) - set(BENCHMARKS)):
         raise typer.BadParameter(f"{', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
@@ -61,12 +81,15 @@ def main(
     benchmarks = BENCHMARKS | {
         "prune": lambda rounds: prune_table(rounds, data, study, beside),
         "bars": lambda rounds: bars_table(rounds, url, study),
+        "workspace": lambda rounds: workspace_table(rounds, url, study),
+        "selecting": lambda rounds: selecting_table(rounds, data or Path("data"), study.split(",")),
+        "made": lambda rounds: made_table(images, data or Path("data"), name or f"made-{images}"),
     }
     facts: list[str] = []
     texts: list[str] = []
     with described(facts):
-        for name in names:
-            texts.append(benchmarks[name](rounds).markdown())
+        for each in names:
+            texts.append(benchmarks[each](rounds).markdown())
             print(texts[-1], flush=True)
     memory = "" if keep else " --no-keep"
     facts.append(f"- `python -m benchmarks {' '.join(names)} --rounds {rounds}{memory}`, medians")
