@@ -5,13 +5,15 @@ from pathlib import Path
 import waitress
 from dash import Dash, html
 
-from dashboard import routes, theme, writer
+from dashboard import drawing, exports, routes, theme, writer
 from dashboard.data import Shelf
+from dashboard.exports import Export
 from dashboard.offers import Offers
 from dashboard.views import (
+    attention_strength,
+    export_menu,
     head_attention,
     head_card,
-    head_grid,
     head_importance,
     header,
     image_card,
@@ -20,14 +22,26 @@ from dashboard.views import (
     new_study,
     pattern_map,
     pruning,
+    studies,
 )
 from store.settings import Settings
 from workers.queue import Desk
 
 ASSETS = Path(__file__).with_name("assets")
-VIEWS = (header, image_overview, image_card, pattern_map, head_importance, head_grid, head_attention, head_card)
 
-# theme.js stands in the head, so that a dark page is dark before it is painted; the rest is loaded by Dash.
+DRAWINGS = (
+    *header.DRAWINGS,
+    *image_overview.DRAWINGS,
+    image_card.DRAWING,
+    head_importance.DRAWING,
+    head_card.DRAWING,
+    *attention_strength.DRAWINGS,
+    *pattern_map.DRAWINGS,
+    head_attention.DRAWING,
+)
+
+# theme.js stands in the head, so that a dark page is dark before it is painted, and headscope.js, as other scripts use
+# it; the rest is loaded by Dash.
 PAGE = """<!DOCTYPE html>
 <html lang="en" data-bs-theme="light">
 <head>
@@ -37,6 +51,7 @@ PAGE = """<!DOCTYPE html>
 <style>COLOURS</style>
 {%css%}
 <script src="ASSETS/theme.js"></script>
+<script src="ASSETS/headscope.js"></script>
 </head>
 <body>
 {%app_entry%}
@@ -54,42 +69,53 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
         title="Headscope",
         update_title=None,  # None keeps the title still while views draw
         assets_folder=str(ASSETS),
-        assets_ignore=r"theme\.js",
+        assets_ignore=r"(theme|headscope)\.js",
         compress=True,
         health_endpoint="health",
         serve_locally=True,
     )
     app.index_string = PAGE.replace("ASSETS", app.get_asset_url("").rstrip("/")).replace("COLOURS", theme.css())
     app.layout = lambda: layout(shelf)
-    for view in VIEWS:
+    for view in (header, image_overview, attention_strength, pattern_map):
         view.register(app, shelf)
     pruning.register(app, shelf, desk)
+    drawing.register(app, shelf, DRAWINGS)
     writer.register(app, shelf)
     jobs.register(app, desk)
     new_study.register(app, shelf, desk, Offers(settings))
+    studies.register(app, shelf, desk)
     routes.add_routes(app.server, shelf, desk)
+    exports.add_routes(app.server, shelf, leaving(desk))
     routes.guard(app)
     return app
 
 
+def leaving(desk: Desk) -> list[Export]:
+    """Everything that can leave the page."""
+    views = (image_overview, image_card, head_importance, head_card, attention_strength, pattern_map, head_attention)
+    return [*(export for view in views for export in view.EXPORTS), *pruning.exports(desk)]
+
+
 def layout(shelf: Shelf) -> html.Div:
     """The whole page, without data. Read anew at each load, so that a new study is in the picker."""
-    right = [
-        html.Div([head_importance.layout(), head_grid.layout()], className="row upper"),
-        html.Div([*head_attention.layout(), head_card.layout()], className="row lower"),
-    ]
     stage = [
-        html.Div([image_overview.layout(), image_card.layout(), pattern_map.layout()], className="column left"),
-        html.Div(right, className="column right"),
+        image_overview.layout(),
+        head_importance.layout(),
+        html.Div([pruning.layout(), head_card.layout()], className="row about-head"),
+        html.Div([image_card.layout(), attention_strength.layout()], className="row low"),
+        html.Div([pattern_map.layout(), head_attention.layout()], className="row attention"),
     ]
     return html.Div(
         [
             header.layout(shelf.entries()),
             *writer.layout(),
+            drawing.layout(),
             html.Div(id=writer.EMPTY, className="empty"),
             html.Main(stage, id=writer.STAGE, className="stage"),
             jobs.layout(),
             new_study.layout(),
+            studies.layout(),
+            *export_menu.layout(),
         ],
         className="page",
     )

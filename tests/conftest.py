@@ -1,12 +1,17 @@
 """Fixtures that more than one test file uses."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.databases import postgres_server, postgresql
 from tests.studies import write_tiny_study
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 __all__ = ["no_flush", "postgres_server", "postgresql", "tiny_study_path"]
 
@@ -21,3 +26,29 @@ def tiny_study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares the disk where a test is about names and bytes: no test can see what a flush changes."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """The one browser of all tests: one Playwright a process is all it takes."""
+    from tests.browsing import launched  # says aloud that there is no Playwright only to the tests that need it
+
+    with launched() as shared:
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def context(browser: "Browser") -> "BrowserContext":
+    """One cache: Plotly's script is large."""
+    from tests.browsing import SCREEN
+
+    return browser.new_context(viewport=SCREEN, color_scheme="light")
+
+
+@pytest.fixture
+def page(context: "BrowserContext") -> Iterator["Page"]:
+    """A page that may talk to its own server only, and on which nothing may go wrong."""
+    from tests.browsing import sound_page
+
+    with sound_page(context) as found:
+        yield found

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import itertools
 import json
 import random
 import re
@@ -13,30 +12,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dash import Dash, dcc
+from dash import Dash, Output, dcc
+from dash._utils import to_json
 from dash.development.base_component import Component
-from dash.exceptions import PreventUpdate
 from PIL import Image
-from werkzeug.exceptions import BadRequest
 
 from dashboard import routes, writer
-from dashboard.app import ASSETS, create_app, layout
-from dashboard.data import Shelf, StudyFacts, facts, large, map_array, per_image, predictions, read, summary
-from dashboard.selection import COLOURS, MAP_COLOURS, SELECTION, Selection, default, fits, to_search
+from dashboard.app import ASSETS, DRAWINGS, create_app, layout
+from dashboard.data import Shelf, StudyFacts, facts, large, per_image, predictions, read, summary, table
+from dashboard.drawing import answer
+from dashboard.selection import COLOURS, SELECTION, Selection, default, fits, to_search
 from dashboard.theme import LIGHT
 from dashboard.views import (
     head_attention,
     head_card,
-    head_grid,
     head_importance,
     header,
     image_card,
     image_overview,
     pattern_map,
 )
-from dashboard.views.panel import shown
 from dashboard.words import METRICS
-from store.errors import DamagedError, StudyNotFoundError
+from store.errors import StudyNotFoundError
 from store.paths import manifest_path
 from store.settings import Settings
 from tests.studies import TinyStudy, compute, tiny_study
@@ -105,37 +102,26 @@ def client(app: Dash) -> Any:
     return app.server.test_client()
 
 
-def drawn(known: StudyFacts, chosen: Selection) -> Iterator[Any]:
-    """Everything that the views make of a selection, as JSON where it goes to the browser."""
-    overview = image_overview.Overview.of(known, chosen, LIGHT)
-    curve = head_importance.Curve.of(known, chosen)
-    grid = head_grid.Grid.of(known, chosen)
-    yield overview.figure(LIGHT).to_json()
-    yield str(overview.legend(LIGHT))
-    yield head_importance.importance_figure(curve, chosen, LIGHT).to_json()
-    yield head_importance.reading(curve, chosen)
-    yield head_grid.grid_figure(grid.values, chosen, LIGHT).to_json()
-    yield from map_drawn(known, chosen)
-    yield str(head_card.table(head_card.rows(known, chosen), chosen))
-    yield str(head_card.patterns(known, chosen))
-    yield str(image_card.view(known, chosen))
-    yield json.dumps(head_attention.view(known, chosen)[0], allow_nan=False)
-    yield str([head_attention._suggestion(known, i, 0.0) for i in head_attention.suggested(known, chosen)])
-    yield header.study_line(known)
-    yield str(header.caveats(known.study.attrs, known.image_ids))
+def drawn(known: StudyFacts, chosen: Selection) -> dict[str, str]:
+    """Everything that the views draw of a selection, as the browser gets it, by component and property."""
+    values: dict[str, str] = {}
+    for drawing in DRAWINGS:
+        made = drawing.draw(known, chosen)
+        assert len(made) == len(drawing.outputs)
+        values |= {str(output): to_json(value) for output, value in zip(drawing.outputs, made, strict=True)}
+        assert len(drawing.blank(LIGHT)) == len(drawing.outputs) - 1
+    return values
 
 
-def map_drawn(known: StudyFacts, chosen: Selection) -> Iterator[Any]:
-    """The same of the pattern map, or of what stands in its place."""
-    yield str(pattern_map.reading(known, chosen.map))
-    if map_array(chosen.map) not in known.study:
-        yield str(pattern_map.absent(known))
-        return
-    found = pattern_map.PatternMap.of(known, chosen)
-    yield found.figure(found.raster(pattern_map.WHOLE), LIGHT).to_json()
-    yield json.dumps(found.moved().to_plotly_json(), allow_nan=False)
-    yield json.dumps(found.told(known), allow_nan=False)
-    yield str([*found.legend(LIGHT), *pattern_map.caution(known, chosen.map)])
+def says(shelf: Shelf, chosen: Selection, component: str) -> str:
+    """What the view says in one of its components, errors too."""
+    values, _ = answer(shelf, DRAWINGS, chosen.data(), None)
+    named = {
+        str(output): value
+        for each, of in zip(values, DRAWINGS, strict=True)
+        for output, value in zip(of.outputs, each, strict=True)
+    }
+    return to_json(named[str(Output(component, "children"))])
 
 
 # --- wiring ---
@@ -186,7 +172,7 @@ def test_ids_are_given_once(shelf: Shelf):
 
 def test_no_graph_of_the_page_offers_to_upload_its_data(shelf: Shelf):
     found = [each for each in layout(shelf)._traverse() if isinstance(each, dcc.Graph)]
-    assert len(found) == 4
+    assert len(found) == 6
     assert not any(each.config["showSendToCloud"] for each in found)
 
 
@@ -224,24 +210,17 @@ def test_every_view_draws_every_kind_of_study(shelf: Shelf, name: str):
     known = facts(shelf.open(name))
     first = default(known)
     assert fits(first, known)
-    for image in (first.image, None, known.image_ids[-1]):
-        for metric in known.metrics:
-            assert all(drawn(known, replace(first, image=image, metric=metric)))
-    for colour in known.colours:
-        assert all(drawn(known, replace(first, colour=colour)))
-    for each, colour in itertools.product(known.maps, MAP_COLOURS):
-        for image in (first.image, None, known.image_ids[-1]):
-            assert all(map_drawn(known, replace(first, image=image, map=each, map_colour=colour)))
-
-
-def test_the_first_page_has_an_image_and_the_head_that_matters_most(shelf: Shelf):
-    study = shelf.open("demo")
-    first = default(facts(study))
-    importance = study.read("importance", 0).astype(np.float64)
-    assert (first.layer, first.head) == np.unravel_index(np.abs(importance.mean(axis=0)).argmax(), (2, 2))
-    told = predictions(study)
-    best = max(np.flatnonzero(told.right), key=lambda image: importance[image, first.layer, first.head])
-    assert first.image == study.image_ids[best]
+    sets = ["", "id:no such image", "id:1"]
+    if known.num_classes:
+        sets.append("p:0..0.5")
+    if known.has_labels:
+        sets.append("prediction:wrong;class:0,1")
+    for images in sets:
+        for image in (first.image, None):
+            assert drawn(known, replace(first, image=image, images=images))
+    for field in ("metric", "colour", "curve", "sort", "map", "map_as", "map_colour", "theme"):
+        for value in known.choices[field]:
+            assert drawn(known, replace(first, **{field: value}))
 
 
 def test_a_head_and_an_image_of_nan_never_come_first(shelf: Shelf):
@@ -250,13 +229,7 @@ def test_a_head_and_an_image_of_nan_never_come_first(shelf: Shelf):
     assert (first.layer, first.head) != (1, 1)
     assert first.image != known.image_ids[2]
     assert 2 not in head_attention.suggested(known, first)
-    nan_head = replace(first, layer=1, head=1)
-    assert head_attention.suggested(known, nan_head) == []
-    card = str(head_card.table(head_card.rows(known, nan_head), nan_head))
-    assert "'–'" in card
-    sent, said = head_attention.view(known, replace(first, image=known.image_ids[2]))
-    assert sent is None
-    assert "is not finite" in str(said)
+    assert head_attention.suggested(known, replace(first, layer=1, head=1)) == []
 
 
 def test_what_a_model_does_not_have_is_said_and_cannot_be_picked(shelf: Shelf):
@@ -269,49 +242,6 @@ def test_what_a_model_does_not_have_is_said_and_cannot_be_picked(shelf: Shelf):
     assert set(image_overview.reasons(known).values()) == {"the model has no classifier"}
     assert "the model has no classifier" in str(image_card.view(known, default(known)))
     assert set(image_overview.reasons(facts(shelf.open("unlabelled")))) == {"class", "prediction"}
-
-
-def test_a_study_without_maps_says_so_and_how_to_add_them(shelf: Shelf):
-    known = facts(shelf.open("no-maps"))
-    assert known.maps == ("patch",)
-    assert fits(default(known), known)
-    assert set(pattern_map.map_reasons(known)) == {"patch", "cls"}
-    assert set(pattern_map.colour_reasons(known)) == set(MAP_COLOURS)
-    assert pattern_map.absence(known) == "Not in this study: left out with --skip patterns."
-    assert "headscope precompute vit_tiny_test pictures" in str(pattern_map.absent(known))
-    card = str(head_card.patterns(known, default(known)))
-    assert card.count("left out with --skip patterns") == 2 * 3  # text and title
-    rows = {row.label: row.why for row in head_card.rows(known, default(known))}
-    assert rows["Object AUC"] == "left out with --skip patterns"
-    assert "CLS object AUC" not in rows
-
-
-def test_a_study_without_a_class_token_has_one_map_and_says_why(shelf: Shelf):
-    known = facts(shelf.open("no-cls"))
-    assert known.maps == ("patch",)
-    assert pattern_map.map_reasons(known) == {"cls": "the model has no class token"}
-    assert "No map of CLS: the model has no class token." in pattern_map.reading(known, "patch").children
-    assert "the model has no class token" in str(head_card.patterns(known, default(known)))
-
-
-def test_every_map_fills_the_same_window_and_keeps_its_order(shelf: Shelf):
-    study = shelf.open("not-finite")
-    for name in ("patch", "cls"):
-        before, after = study.read(f"{name}_layout"), pattern_map.scaled(study, name)
-        np.testing.assert_array_equal(np.isnan(before), np.isnan(after))
-        for axis in (0, 1):
-            x, y = before[..., axis].ravel(), after[..., axis].ravel()
-            assert (np.nanmin(y), np.nanmax(y)) == pytest.approx((0.04 / 1.08, 1.04 / 1.08), abs=1e-5)
-            np.testing.assert_array_equal(np.argsort(x), np.argsort(y))
-        assert not after.flags.writeable
-
-
-def test_a_map_whose_seeds_disagree_is_marked_and_says_what_that_means(shelf: Shelf):
-    known = facts(shelf.open("demo"))
-    assert pattern_map.caution(known, "patch") == []
-    button, _ = pattern_map.caution(known, "pooled")  # the tiny study gives it an agreement of 0.2
-    assert "80\u202f% of the neighbours of a head are others" in button.title
-    assert "Trustworthiness 0.970." in pattern_map.reading(known, "patch").children
 
 
 def test_colours_and_metrics_of_all_studies_have_words(shelf: Shelf):
@@ -337,7 +267,7 @@ def test_mean_and_deviation_are_numpys_whatever_the_block(shelf: Shelf, monkeypa
         got = summary.__wrapped__(study, "importance", "jsd")
         np.testing.assert_allclose(got.mean, values.mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(got.sd, values.std(axis=0), rtol=1e-9)
-        np.testing.assert_array_equal(per_image.__wrapped__(study, "jsd", 1, 0), values[:, 1, 0])
+        np.testing.assert_array_equal(per_image(study, "jsd", 1, 0), values[:, 1, 0])
         told = predictions.__wrapped__(study)
         probability = study.read("probability")
         np.testing.assert_array_equal(told.predicted, probability.argmax(axis=1))
@@ -359,6 +289,7 @@ def test_what_is_shared_between_people_is_read_only(shelf: Shelf):
         read(study, "label"),
         large(study, "patch_layout"),
         summary(study, "entropy").mean,
+        table(study, "entropy"),
         predictions(study).predicted,
     ):
         with pytest.raises(ValueError, match="read-only"):
@@ -395,51 +326,27 @@ def damaged(tmp_path: Path) -> Shelf:
 
 
 def test_damage_is_said_where_it_is_and_the_rest_is_shown(damaged: Shelf):
-    known = facts(damaged.open("hurt"))
-    jsd = replace(default(known), metric="jsd")
-    with pytest.raises(DamagedError, match="verify hurt"):
-        head_importance.Curve.of(known, jsd)
-    with pytest.raises(DamagedError):
-        head_grid.Grid.of(known, jsd)
-    rows = {row.label: row.why for row in head_card.rows(known, jsd)}
-    assert "verify hurt" in rows["JSD"]
-    assert rows["Probability"] == ""
-    assert "verify hurt" in str(image_card.view(known, jsd))
-    assert head_attention.view(known, jsd)[0] is not None
-    assert all(drawn(known, replace(jsd, metric="cls_distance")))
+    jsd = replace(default(facts(damaged.open("hurt"))), metric="jsd")
+    assert "verify hurt" in says(damaged, jsd, head_importance.READING)
+    assert "verify hurt" in says(damaged, jsd, head_card.TABLE)
+    assert "Probability" in says(damaged, jsd, head_card.TABLE)
+    assert "verify hurt" in says(damaged, jsd, image_card.CARD)
+    assert "verify hurt" not in says(damaged, jsd, image_overview.READING)
+    assert drawn(facts(damaged.open("hurt")), replace(jsd, metric="cls_distance"))
 
 
 @pytest.mark.parametrize("name", ["patch_layout", "pattern_name", "pattern"])
 def test_damage_of_a_map_stays_in_its_panel(tmp_path: Path, name: str):
-    compute(tmp_path / "studies" / "hurt", tiny_study())
-    for path in (tmp_path / "studies" / "hurt" / "attempt-1" / name).glob("c.*"):
+    compute(tmp_path / "hurt", tiny_study())
+    for path in (tmp_path / "hurt" / "attempt-1" / name).glob("c.*"):
         path.write_bytes(path.read_bytes()[:-3])
-    app = create_app(Settings(data=tmp_path))
-    chosen = default(facts(Shelf(tmp_path / "studies").open("hurt"))).data()
-    client, answers = app.server.test_client(), {}
-    for body in bodies(app).values():
-        for place in [*body["inputs"], *body["state"]]:
-            if isinstance(place, dict) and place["id"] == SELECTION:
-                place["value"] = chosen
-        answer = call(client, body)
-        assert answer.status_code in (200, 204), body["output"]
-        answers |= answer.json["response"] if answer.status_code == 200 else {}
-    assert "verify hurt" in str(answers[pattern_map.READING]["children"])
-    assert "verify hurt" not in str(answers[head_grid.READING]["children"])
-    said = str(answers[head_card.PATTERNS]["children"])
+    shelf = Shelf(tmp_path)
+    chosen = replace(default(facts(shelf.open("hurt"))), map_colour="pattern")
+    assert "verify hurt" in says(shelf, chosen, pattern_map.READING)
+    assert "verify hurt" not in says(shelf, chosen, head_importance.READING)
+    said = says(shelf, chosen, head_card.PATTERNS)
     assert ("verify hurt" in said) == (name != "patch_layout")
-    assert "Content relevance" in said
-
-
-def test_an_error_stays_in_its_panel(damaged: Shelf):
-    chosen = default(facts(damaged.open("hurt")))
-
-    def fail(*_: object) -> Any:
-        raise DamagedError("pixels are cut short", ["pixels"])
-
-    otherwise, said = shown(damaged, chosen.data(), fail, "nothing")
-    assert otherwise == "nothing"
-    assert said.children == "pixels are cut short"
+    assert "content_relevance" in said or "relevance" in said
 
 
 def test_the_page_opens_though_what_it_would_show_first_is_damaged(tmp_path: Path):
@@ -447,16 +354,6 @@ def test_the_page_opens_though_what_it_would_show_first_is_damaged(tmp_path: Pat
     (tmp_path / "hurt" / "attempt-1" / "importance" / "c.0.0.0.0").unlink()
     known = facts(Shelf(tmp_path).open("hurt"))
     assert known.interesting == (0, 0, known.image_ids[0])
-
-
-def test_a_view_without_a_selection_waits_and_one_with_a_false_one_refuses(shelf: Shelf):
-    with pytest.raises(PreventUpdate):
-        shown(shelf, None, lambda *_: ("", ""), "")
-    with pytest.raises(BadRequest):
-        shown(shelf, {"study": "demo"}, lambda *_: ("", ""), "")
-    gone = default(facts(shelf.open("demo"))).data()
-    assert "reload" in str(shown(shelf, gone | {"layer": 99}, lambda *_: ("", ""), "")[1])
-    assert "there is no study gone" in str(shown(shelf, gone | {"study": "gone"}, lambda *_: ("", ""), "")[1])
 
 
 # --- the writer ---
@@ -502,34 +399,53 @@ def test_every_gesture_leads_where_its_view_says(shelf: Shelf):
     def after(source: object, value: object, typed: str = "", chosen: Selection = start) -> Selection | None:
         return writer.written(shelf, chosen.data(), source, value, typed).chosen
 
-    def click(**point: object) -> dict[str, Any]:
-        return {"points": [point]}
+    def made(*gestures: tuple[str, object], chosen: Selection = start) -> Selection | None:
+        told = [{"kind": kind, "value": value} for kind, value in gestures]
+        return after(writer.GESTURES, {"gestures": told, "n": 1}, chosen=chosen)
 
     third = known.image_ids[3]
-    assert after(image_overview.GRAPH, click(pointIndex=3)) == replace(start, image=third)
-    assert after(image_overview.GRAPH, click(pointIndex=3), chosen=replace(start, image=third)) == start
-    assert after(head_importance.GRAPH, click(x=3)) == replace(start, layer=1, head=1)
-    assert after(head_grid.GRAPH, click(x=1, y=0)) == replace(start, head=1)
-    assert after({"choice": "metric", "value": "jsd"}, 1) == replace(start, metric="jsd")
-    assert after({"choice": "colour", "value": "prediction"}, 1) == replace(start, colour="prediction")
-    assert after({"choice": "map", "value": "cls"}, 1) == replace(start, map="cls")
-    assert after({"choice": "map_colour", "value": "density"}, 1) == replace(start, map_colour="density")
-    point = {"curveNumber": pattern_map.HEADS, "pointIndex": 3 * 4 + 2}
-    assert after(pattern_map.GRAPH, click(**point)) == replace(start, image=third, layer=1)
-    own = {"curveNumber": pattern_map.OWN, "pointIndex": 3}
     with_third = replace(start, image=third)
-    assert after(pattern_map.GRAPH, click(**own), chosen=with_third) == replace(with_third, layer=1, head=1)
-    assert after(pattern_map.GRAPH, click(**own | {"pointIndex": 0}), chosen=with_third) == start
-    assert after(pattern_map.GRAPH, click(**own)) == start  # no image is selected any more
-    assert after(pattern_map.GRAPH, click(curveNumber=pattern_map.DENSITY, pointIndex=[1, 2])) == start
-    assert after(head_attention.TOKEN, {"token": 4}) == replace(start, token=4)
-    assert after(image_card.RELEASE, 1, chosen=replace(start, image=third)) == start
-    assert after(writer.KEYS, {"keys": ["ArrowRight", "ArrowDown"]}) == replace(start, layer=1, head=1)
-    assert after(image_card.SEARCH, 1, typed="003") == replace(start, image=third)
-    best = known.image_ids[head_attention.suggested(known, start)[1]]
-    assert after({"suggested": 1}, 1) == replace(start, image=best)
+    assert made(("image", 3)) == with_third
+    assert made(("image", 3), chosen=with_third) == start
+    assert made(("rank", 3)) == made(("head", [1, 1])) == replace(start, layer=1, head=1)
+    assert made(("point", 3 * 4 + 2)) == replace(with_third, layer=1)
+    assert made(("key", "ArrowRight"), ("key", "ArrowDown")) == replace(start, layer=1, head=1)
+    assert made(("token", {"token": 4, "direction": "from"})) == replace(start, token=4, direction="from")
+    assert made(("top", 5)) == replace(start, top=5.0)
+    assert made(("regions", 6)) == replace(start, regions=6)
+    assert made(("basket", [0, 1]), ("basket", [1, 0])) == replace(start, basket="0.1,1.0")
+    assert made(("basket", [0, 1]), ("basket-clear", None)) == start
+    assert made(("large", "pruning")) == replace(start, large="pruning")
+    assert made(("class", 1), ("prediction", "wrong")) == replace(start, images="class:1;prediction:wrong")
+    assert made(("class", 1), ("drop", "class")) == start
+    assert made(("classes", [0, 2]), ("drop-all", None)) == start
+    assert made(("probability", [0.25, 0.5])) == replace(start, images="p:0.25..0.5")
+    assert made(("brush", [0.25, 0.5])) == replace(start, images="entropy:0.0:0.25..0.5")
+    drawn_on = image_overview.vector_of(known.study, start.metric)
+    assert made(("lasso", [0, 0, 2, 0, 2, 2])) == replace(start, images=f"lasso:{drawn_on}:0,0,2,0,2,2")
+    assert made(("key", "]"), ("key", "]"), chosen=replace(start, images="class:1")).image in known.image_ids
+    for field, value in (("metric", "jsd"), ("colour", "prediction"), ("map", "cls"), ("map_as", "density")):
+        assert after({"choice": field, "value": value}, 1) == replace(start, **{field: value})
+    assert after(header.THEME, "dark") == replace(start, theme="dark")
+    assert after(image_card.RELEASE, 1, chosen=with_third) == start
+    assert after(header.SEARCH, 1, typed="003") == with_third
     assert after(header.STUDY, "rebuilt") == default(facts(shelf.open("rebuilt")))
-    assert after(writer.URL, {"search": to_search(replace(start, head=1))}) == replace(start, head=1)
+    there = to_search(replace(start, head=1), known)
+    assert after(writer.URL, {"search": there}) == replace(start, head=1)
+    assert after(writer.URL, {"search": there.replace("theme", "x"), "theme": "dark"}) == replace(
+        start, head=1, theme="dark"
+    )
+
+
+def test_brackets_go_through_the_images_of_the_set(shelf: Shelf):
+    known = facts(shelf.open("many-classes"))
+    chosen = replace(default(known), image=None, images="id:1")
+    walked = []
+    for _ in range(len(known.image_ids)):
+        chosen = writer.after_gesture(chosen, known, "key", "]")
+        walked.append(chosen.image)
+    inside = [image for image in known.image_ids if "1" in image]
+    assert walked == (inside * len(walked))[: len(walked)]
 
 
 ODD = [
@@ -549,36 +465,54 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize(
-    "odd", [*ODD, {"keys": 3}, {"keys": [None, {}]}, {"token": {}}, {"search": 3}, {"search": None}]
-)
+KINDS_OF_GESTURE = [
+    *("key", "head", "basket", "basket-clear", "token", "lasso", "drop", "drop-all", "nobody", None, 3, [], {}),
+    *(kind for kind in writer.WITH_A_VALUE),
+]
+
+
+@pytest.mark.parametrize("odd", [*ODD, [1], [1, "x"], [[], {}], {"token": {}, "direction": "from"}, "class:1", 10**30])
 def test_a_gesture_that_makes_no_sense_leaves_a_selection_of_the_study(shelf: Shelf, odd: object):
+    for name in ("demo", "unlabelled", "no-cls"):
+        known = facts(shelf.open(name))
+        start = replace(default(known), images="id:0")
+        for kind in KINDS_OF_GESTURE:
+            value = {"gestures": [{"kind": kind, "value": odd}]}
+            chosen = writer.written(shelf, start.data(), writer.GESTURES, value).chosen
+            assert chosen is not None
+            assert fits(chosen, known), (kind, odd, chosen)
+        chosen = writer.written(shelf, start.data(), writer.GESTURES, {"gestures": odd}).chosen
+        assert chosen == start
+
+
+@pytest.mark.parametrize("odd", [*ODD, {"search": 3}, {"search": None}, {"search": "", "theme": "pink"}])
+def test_what_makes_no_sense_elsewhere_leaves_a_selection_too(shelf: Shelf, odd: object):
     start = default(facts(shelf.open("demo")))
     sources = [
-        *(
-            image_overview.GRAPH,
-            head_importance.GRAPH,
-            head_grid.GRAPH,
-            pattern_map.GRAPH,
-            head_attention.TOKEN,
-            writer.KEYS,
-            writer.URL,
-        ),
-        *(
-            header.STUDY,
-            image_card.SEARCH,
-            None,
-            "nobody",
-            {"choice": "metric"},
-            {"choice": 1, "value": 2},
-            {"choice": "study", "value": "demo"},
-            {"suggested": 99},
-        ),
+        *(writer.GESTURES, writer.URL, header.STUDY, header.SEARCH, header.THEME, None, "nobody"),
+        *({"choice": "metric"}, {"choice": 1, "value": 2}, {"choice": "study", "value": "demo"}),
     ]
     for source in sources:
         chosen = writer.written(shelf, start.data(), source, odd, odd).chosen
         assert chosen is not None
         assert fits(chosen, facts(shelf.open(chosen.study)))
+
+
+def test_a_selection_that_the_study_does_not_have_is_not_carried_on(shelf: Shelf):
+    start = default(facts(shelf.open("demo")))
+    made_up = replace(start, images="class:99", basket="7.7", layer=9)
+    chosen = writer.written(shelf, made_up.data(), writer.GESTURES, {"gestures": []}).chosen
+    assert chosen == start
+
+
+def test_a_damaged_array_behind_a_gesture_is_said(damaged: Shelf):
+    known = facts(damaged.open("hurt"))
+    for path in (damaged.studies / "hurt" / "attempt-1" / "entropy").glob("c.*"):
+        path.write_bytes(path.read_bytes()[:-3])
+    chosen = replace(default(known), images="entropy:0.0:0..1")
+    told = writer.written(damaged, chosen.data(), writer.GESTURES, {"gestures": [{"kind": "key", "value": "]"}]})
+    assert told.chosen == chosen
+    assert "verify hurt" in told.notice
 
 
 def test_a_selection_that_the_browser_made_up_starts_anew(shelf: Shelf):

@@ -12,14 +12,12 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from dashboard.app import create_app
 from store.settings import Settings
 from store.work import Job, Step
+from tests.browsing import SCREEN, needs_chromium, playwright, settled, sound_page
 from tests.studies import write_tiny_study
-from tests.test_dashboard_browser import CHROMIUM, FLAGS, SCREEN, playwright, settled
 from workers.jobs import PruneRequest, StudyRequest
 from workers.queue import Desk
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium: install Debian's package chromium, or set CHROMIUM to its path"
-)
+pytestmark = needs_chromium
 MODELS = ["deit_tiny_distilled_patch16_224", "deit_tiny_patch16_224", "vit_small_patch16_224"]
 PRICE = {
     "bytes": 1.03e9,
@@ -92,30 +90,11 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     made.close()
 
 
-@pytest.fixture(scope="module")
-def context() -> Iterator["playwright.BrowserContext"]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        shared = browser.new_context(viewport=SCREEN, color_scheme="light")
-        shared.set_default_timeout(20_000)
-        playwright.expect.set_options(timeout=20_000)
-        yield shared
-        browser.close()
-
-
 @pytest.fixture
 def page(context: "playwright.BrowserContext", lab: Lab) -> Iterator["playwright.Page"]:
-    """A page that may talk to its own server only; afterwards nothing may have gone wrong on it."""
-    opened, wrong, asked = context.new_page(), [], []
-    opened.on("request", lambda request: asked.append(request.url))
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    yield opened
-    opened.evaluate("localStorage.clear()")
-    opened.close()
-    assert [url for url in asked if not url.startswith((lab.address, "data:", "blob:"))] == []
     # A server that is away is told by the browser, too.
-    assert [said for said in wrong if not said.startswith("Failed to load resource: net::")] == []
+    with sound_page(context, "Failed to load resource: net::") as found:
+        yield found
 
 
 def row(page: "playwright.Page", text: str) -> "playwright.Locator":

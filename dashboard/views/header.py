@@ -1,17 +1,21 @@
-"""Which study is this, and what must be known before it is believed? Also the theme and the help."""
+"""Which study, which of its images, and what must be known before it is believed? Also the theme and the help."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import dash_bootstrap_components as dbc
+import numpy as np
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 
-from dashboard.data import Shelf, StudyFacts
-from dashboard.selection import SELECTION, Selection
-from dashboard.views.panel import shown
-from dashboard.words import count, percent
+from dashboard.data import Shelf, StudyFacts, indices_of, read
+from dashboard.drawing import Drawing
+from dashboard.image_sets import Classes, Condition, Entropy, Ids, Lasso, Prediction, Probability, conditions_of
+from dashboard.selection import TABS, Selection, head_label
+from dashboard.views import choice
+from dashboard.words import METRICS, count, number, percent, short_name
 from store.study import StudyEntry
 
 STUDY = "study"
@@ -19,12 +23,19 @@ STUDIES = "studies-mark"  # changes whenever a study is published or removed
 JOBS = "jobs-count"
 FACTS = "study-facts"
 CAVEATS = "study-caveats"
-THEME = "theme"  # "light" or "dark"; kept in this browser, no part of the selection
+THEME = "theme"  # "light" or "dark", as last picked in this browser
 TOGGLE = "theme-toggle"
 HELP = "help"
 HELP_OPEN = "help-open"
+SEARCH = "search"
+SET = "image-set"  # how many images it is about
+CHIPS = "image-set-chips"  # its conditions, each with a button that drops it
+CLASSES = "image-set-class"
+PROBABILITY = "image-set-probability"
+FILTER_SAID = "image-set-said"
 
 MOST_LISTED = 200
+MOST_NAMED = 3  # classes of a chip
 OF_MASKS = ("object", "object_auc", "cls_object_auc")  # most images have none: that is no caveat
 PAPER = "How Does Attention Work in Vision Transformers? A Visual Analytics Attempt (TVCG 2023)"
 
@@ -32,13 +43,39 @@ PAPER = "How Does Attention Work in Vision Transformers? A Visual Analytics Atte
 def layout(entries: list[StudyEntry]) -> html.Header:
     return html.Header(
         [
-            html.H1(html.A([html.I(className="mark"), "Headscope"], href="/"), className="brand"),
-            dbc.Select(
-                id=STUDY, options=options(entries), size="sm", className="study-picker", placeholder="open a study"
+            html.H1(html.A([html.I(className="mark"), "Headscope"], href="/studies"), className="brand"),
+            named(
+                "Study",
+                dbc.Select(
+                    id=STUDY,
+                    options=options(entries),
+                    size="sm",
+                    className="study-picker",
+                    placeholder="open a study",
+                ),
+            ),
+            html.Div(
+                [html.Span(id=SET, className="set-size"), html.Div(id=CHIPS, className="chips"), filters()],
+                className="image-set",
+                role="group",
+                **{"aria-label": "Image set"},
+            ),
+            named(
+                "Find images by id, or part of it",
+                dbc.Input(id=SEARCH, placeholder="find id  /", size="sm", autocomplete="off"),
+                "search",
             ),
             html.Div(id=FACTS, className="study-facts"),
             html.Div(id=CAVEATS, className="caveats"),
-            html.Nav([html.A("New study", href="/new"), html.A("Jobs", href="/jobs", id=JOBS)], className="pages"),
+            html.Div(choice.layout("tab", {tab: tab for tab in TABS}, "Panels"), className="tabs"),
+            html.Nav(
+                [
+                    html.A("Studies", href="/studies"),
+                    html.A("New study", href="/new"),
+                    html.A("Jobs", href="/jobs", id=JOBS),
+                ],
+                className="pages",
+            ),
             html.Button("◐", id=TOGGLE, className="icon", title="Light or dark", **{"aria-label": "Light or dark"}),
             html.Button("?", id=HELP_OPEN, className="icon", title="Help (?)", **{"aria-label": "Help"}),
             dcc.Store(id=THEME),
@@ -49,14 +86,136 @@ def layout(entries: list[StudyEntry]) -> html.Header:
     )
 
 
-def register(app: Dash, shelf: Shelf) -> None:
-    @app.callback(Output(FACTS, "children"), Output(CAVEATS, "children"), Input(SELECTION, "data"))
-    def draw(data: object) -> tuple[Any, Any]:
-        def view(facts: StudyFacts, chosen: Selection) -> tuple[Any, Any]:
-            found = caveats(facts.study.attrs, facts.image_ids)
-            return study_line(facts), [part for caveat in found for part in _chip(caveat)]
+def named(name: str, field: Any, class_name: str = "") -> html.Label:
+    """A field with a name that is heard, where there is no room to see it."""
+    return html.Label([html.Span(name, className="visually-hidden"), field], title=name, className=class_name)
 
-        return shown(shelf, data, view, "")
+
+def filters() -> html.Details:
+    """What makes an image set, behind one button: classes, predictions, a range of P(target)."""
+    verdicts = [
+        html.Button(
+            f"predicted {verdict}",
+            className="option",
+            **{"data-gesture": "prediction", "data-value": json.dumps(verdict)},
+        )
+        for verdict in ("right", "wrong")
+    ]
+    return html.Details(
+        [
+            html.Summary("filter", className="option", title="Views follow a set of images"),
+            html.Div(
+                [
+                    html.P(id=FILTER_SAID),
+                    html.Label("Class", htmlFor=CLASSES),
+                    dcc.Dropdown(id=CLASSES, placeholder="add a class", options=[], closeOnSelect=True),
+                    html.Div(verdicts, className="choice"),
+                    html.Label("P(target)"),
+                    dcc.RangeSlider(
+                        id=PROBABILITY,
+                        min=0,
+                        max=1,
+                        step=0.01,
+                        value=[0, 1],
+                        marks={0: "0", 0.5: "0.5", 1: "1"},
+                        allow_direct_input=False,
+                    ),
+                    html.P(
+                        "Also: lasso in Images, click its legend, brush the entropies of a head, or find a part of "
+                        "the ids. The ✕ of a condition drops it; u takes the last one back."
+                    ),
+                ],
+                className="filters",
+            ),
+        ],
+        className="filter",
+    )
+
+
+def draw(facts: StudyFacts, chosen: Selection) -> tuple[Any, ...]:
+    """The study in one line, its caveats, and the classes that its images are of."""
+    found = caveats(facts.study.attrs, facts.image_ids)
+    return [part for caveat in found for part in _chip(caveat)], classes_present(facts), study_line(facts)
+
+
+def classes_present(facts: StudyFacts) -> list[dict[str, Any]]:
+    """The classes to pick from, by name."""
+    if not facts.has_labels:
+        return []
+    label, names = read(facts.study, "label"), facts.study.class_names
+    found = [{"label": short_name(names[index]), "value": int(index)} for index in np.unique(label[label >= 0])]
+    return sorted(found, key=lambda each: str(each["label"]).casefold())
+
+
+def draw_set(facts: StudyFacts, chosen: Selection) -> tuple[Any, ...]:
+    """The image set: its conditions as chips, the range of P(target) that is picked, and how many images it has."""
+    every, conditions = len(facts.image_ids), conditions_of(chosen.images)
+    size = every if not conditions else len(indices_of(facts.study, chosen.images))
+    said = f"{size:,} of {count(every, 'image')}" if conditions else f"all {count(every, 'image')}"
+    chips = [chip(facts, each) for each in conditions]
+    span = next(([each.low, each.high] for each in conditions if isinstance(each, Probability)), [0, 1])
+    lacks = [] if facts.has_labels else ["This study has no labels: there are no classes, and no right or wrong."]
+    return chips, span, f"{said}. {' '.join(lacks)}", html.Span(said, className="" if size else "problem")
+
+
+def chip(facts: StudyFacts, condition: Condition) -> html.Button:
+    """One condition; a click drops it."""
+    said = chip_words(facts, condition)
+    gesture = {"data-gesture": "drop", "data-value": json.dumps(condition.slot)}
+    label = {"aria-label": f"Drop the condition {said}"}
+    return html.Button([said, html.I("✕")], className="chip", title=f"{said}: click drops it", **gesture, **label)
+
+
+def chip_words(facts: StudyFacts, condition: Condition) -> str:
+    """A condition in words."""
+    match condition:
+        case Classes(classes):
+            names = [short_name(facts.study.class_names[index]) for index in classes]
+            return (
+                ", ".join(names) if len(names) <= MOST_NAMED else f"{', '.join(names[:2])} + {len(names) - 2} classes"
+            )
+        case Prediction(right):
+            return "predicted right" if right else "predicted wrong"
+        case Probability(low, high):
+            return f"P(target) {number(low)}–{number(high)}"
+        case Ids(part):
+            return f"id has {part}"
+        case Lasso(vector):
+            of = "" if vector not in METRICS or vector == "probability" else f" by {METRICS[vector].label}"
+            return f"lasso{of}"
+        case Entropy(layer, head, low, high):
+            return f"{head_label(layer, head)} entropy {number(low)}–{number(high)}"
+
+
+def _nothing(colours: Any) -> tuple[Any, ...]:
+    return None, []
+
+
+def _no_set(colours: Any) -> tuple[Any, ...]:
+    return None, [0, 1], None
+
+
+DRAWINGS = (
+    Drawing((Output(CAVEATS, "children"), Output(CLASSES, "options"), Output(FACTS, "children")), (), draw, _nothing),
+    Drawing(
+        (
+            Output(CHIPS, "children"),
+            Output(PROBABILITY, "value"),
+            Output(FILTER_SAID, "children"),
+            Output(SET, "children"),
+        ),
+        ("images",),
+        draw_set,
+        _no_set,
+    ),
+)
+
+
+def register(app: Dash, shelf: Shelf) -> None:
+    app.clientside_callback(
+        ClientsideFunction("header", "add_class"), Output(CLASSES, "value"), Input(CLASSES, "value")
+    )
+    app.clientside_callback(ClientsideFunction("header", "probability"), Input(PROBABILITY, "value"))
 
     @app.callback(Output(STUDY, "options"), Input(STUDIES, "data"), prevent_initial_call=True)
     def offer(mark: object) -> list[dict[str, Any]]:
@@ -190,40 +349,21 @@ def help_window() -> dbc.Modal:
     keys = [
         ("← →", "head before, head after, through the layers"),
         ("↑ ↓", "layer above, layer below"),
-        ("[ ]", "image before, image after"),
-        ("Esc", "release the image: means over all images"),
-        ("/", "find an image by its id"),
+        ("[ ]", "image before, image after, of the set"),
+        ("b", "the head into the basket, or out of it: heads there are pruned together"),
+        ("f", "the panel under the pointer fills the screen, or goes back"),
+        ("u", "take the last condition of the image set back"),
+        ("Esc", "one step back: the large panel, the token, the image, the set"),
+        ("/", "find an image by its id, or several by a part of it"),
         ("?", "this help"),
     ]
     views = [
-        (
-            "Images",
-            "A point an image; near means that the heads matter alike. Click selects, click again releases.",
-        ),
-        (
-            "Attention patterns",
-            "A point a head on an image; near means that they attend alike. Click selects both.",
-        ),
-        (
-            "Head importance",
-            "What changes when one head is pruned: its attention set to 0. Click selects the nearest head.",
-        ),
-        (
-            "Layers and heads",
-            "The same metric as a map. Green: the head matters. Violet: the prediction is better without it.",
-        ),
-        (
-            "Attention matrix",
-            "Rows look, columns are looked at. Blue: from or to CLS. Orange: between patches.",
-        ),
-        (
-            "Attention on the image",
-            "Brighter is stronger. Hover a patch to follow its attention, click to pin it.",
-        ),
-        (
-            "Selected head, pruning",
-            "What happens when parts of its matrix are switched off; hatched is off. Click a bar for its predictions.",
-        ),
+        ("Images", "A point an image; near means that its heads matter alike. Click selects, a lasso makes a set."),
+        ("Head importance", "What changes when one head is pruned. Drag the line, or click, to select a head."),
+        ("Pruning", "The selected head, or those in the basket, pruned in parts; hatched is off. Click a bar."),
+        ("Attention strength", "How far patches look: one hop, or all alike. Brush the distribution for a set."),
+        ("Attention patterns", "A point a head on an image; near means that they attend alike. Click selects both."),
+        ("Attention", "Blue: from or to CLS. Orange: between patches. Drag the threshold; hover a token or a patch."),
     ]
     return dbc.Modal(
         [
@@ -232,7 +372,11 @@ def help_window() -> dbc.Modal:
                 [
                     html.Dl([part for name, said in views for part in (html.Dt(name), html.Dd(said))]),
                     html.Table(html.Tbody([html.Tr([html.Td(html.Kbd(key)), html.Td(said)]) for key, said in keys])),
-                    html.P("The page's address holds everything that is picked: copy it to share what you see."),
+                    html.P(
+                        "Hover previews, click selects, click again releases. A set of images is followed by every "
+                        "view. The page's address holds everything that is picked: copy it to share what you see."
+                    ),
+                    html.P("ⓘ of a panel has its definition; ⋯ takes its picture, numbers and Python lines away."),
                     html.P(f"After {PAPER}.", className="source"),
                 ]
             ),

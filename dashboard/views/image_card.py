@@ -1,50 +1,58 @@
 """What is known of the selected image? The picture, its classes and whether the model is right."""
 
+import base64
+import math
 from typing import Any
 
-import dash_bootstrap_components as dbc
-from dash import Dash, Input, Output, html
+import numpy as np
+import plotly.graph_objects as go
+from dash import Output, html
 
-from dashboard.data import Shelf, StudyFacts, predictions, read
+from dashboard import graphs
+from dashboard.data import StudyFacts, indices_of, predictions, read
+from dashboard.drawing import Drawing, problem
+from dashboard.exports import Columns, Export
 from dashboard.routes import image_url, png
-from dashboard.selection import SELECTION, Selection
-from dashboard.views.panel import panel, problem, shown
+from dashboard.selection import Selection
+from dashboard.theme import palette
+from dashboard.views.panel import panel
 from dashboard.words import count, number, percent, short_name
 from store.errors import StoreError
 
 CARD = "image-card-body"
 READING = "image-card-reading"
 RELEASE = "image-card-release"
-SEARCH = "image-card-search"
 
 CRISP_BELOW = 150  # pixels a side: smaller pictures are shown with their pixels, larger ones smoothly
 TOP = 3
+FEW = 5  # classes of the picture that leaves
 
 
 def layout() -> html.Section:
     release = html.Button(
         "release", id=RELEASE, className="option", n_clicks=0, title="Show the means over all images (Esc)"
     )
-    search = dbc.Input(id=SEARCH, placeholder="find id ( / )", size="sm", autocomplete="off")
-    return panel("image-card", "Selected image", READING, html.Div(id=CARD, className="image-facts"), [search, release])
+    return panel("image-card", "Selected image", READING, html.Div(id=CARD, className="image-facts"), release, EXPORTS)
 
 
-def register(app: Dash, shelf: Shelf) -> None:
-    @app.callback(
-        Output(CARD, "children"),
-        Output(RELEASE, "disabled"),
-        Output(READING, "children"),
-        Input(SELECTION, "data"),
-    )
-    def draw(data: object) -> tuple[Any, bool, Any]:
-        (body, none_selected), reading = shown(shelf, data, view, ("", True))
-        return body, none_selected, reading
+def draw(facts: StudyFacts, chosen: Selection) -> tuple[Any, ...]:
+    """The card, whether there is nothing to release, and the image's id."""
+    (body, none_selected), reading = view(facts, chosen)
+    return body, none_selected, reading
+
+
+DRAWING = Drawing(
+    (Output(CARD, "children"), Output(RELEASE, "disabled"), Output(READING, "children")),
+    ("image", "images"),
+    draw,
+    lambda colours: ("", True),
+)
 
 
 def view(facts: StudyFacts, chosen: Selection) -> tuple[tuple[Any, bool], Any]:
     """The card, whether it is of no image, and the image's id."""
     if chosen.image is None:
-        return (of_set(facts), True), "None: the views show means over the set."
+        return (of_set(facts, chosen), True), "None: the views show means over the set."
     index = facts.image_indices[chosen.image]
     said = html.Span(chosen.image, title=chosen.image)
     return ([picture(facts, index, chosen.image), html.Dl(image_facts(facts, index))], False), said
@@ -77,10 +85,9 @@ def image_facts(facts: StudyFacts, index: int) -> list[Any]:
     parts += _term("Predicted", short_name(names[predicted]) + mark, verdict)
     parts += _term("P(target)" if label < 0 else "P(true class)", number(float(told.probability[index])))
     best = [int(place) for place in (-probabilities).argsort(kind="stable")[:TOP]]
-    parts += [
-        html.Dt(f"Top {len(best)}"),
-        html.Dd([_bar(names[place], float(probabilities[place]), place == label) for place in best]),
-    ]
+    parts.append(
+        html.Dd([_bar(names[place], float(probabilities[place]), place == label) for place in best], className="best")
+    )
     return parts
 
 
@@ -95,18 +102,87 @@ def _bar(name: str, probability: float, is_label: bool) -> html.Div:
     return html.Div([words, bar], className="top label" if is_label else "top")
 
 
-def of_set(facts: StudyFacts) -> html.Div:
-    """What is said of all images, while none is selected."""
-    attrs = facts.study.attrs
-    images, accuracy = attrs["images"], attrs.get("accuracy")
-    parts = [*_term("Pictures", f"{images['kept']:,} of {images['found']:,} read from {images['folder']}")]
-    parts += _term(
-        "Labelled",
-        f"{images['labelled']:,}" if images["labelled"] else "none",
-        "" if images["labelled"] else "absent",
+def of_set(facts: StudyFacts, chosen: Selection) -> html.Div:
+    """What is said of the image set, while none of it is selected."""
+    study, every = facts.study, len(facts.image_ids)
+    inside = indices_of(study, chosen.images)
+    parts = _term("Images", f"{len(inside):,} of {every:,}" if chosen.images else f"all {every:,}")
+    if "probability" in study:
+        told = predictions(study)
+        if told.right is not None:
+            known = told.label[inside] >= 0
+            right = int(told.right[inside].sum())
+            part = f" of {count(int(known.sum()), 'labelled image')}, {percent(right / max(1, int(known.sum())))}"
+            parts += _term("Right", f"{right:,}{part}")
+        probability = told.probability[inside]
+        probability = probability[np.isfinite(probability)]
+        parts += _term("P(target)", f"mean {number(float(probability.mean()) if len(probability) else math.nan)}")
+    parts += _term("Read from", study.attrs["images"]["folder"])
+    hint = html.P([html.B("Click a point"), " to select an image, or press ", html.Kbd("]"), " for the first of them."])
+    return html.Div([html.Dl(parts), hint], className="of-set", tabIndex="0")
+
+
+# --- to take away ---
+
+
+def index_of(facts: StudyFacts, chosen: Selection) -> int:
+    """The selected image.
+
+    Raises:
+        StoreError: There is none.
+    """
+    if chosen.image is None:
+        raise StoreError("no image is selected; click a point of the image overview first")
+    return facts.image_indices[chosen.image]
+
+
+def numbers(facts: StudyFacts, chosen: Selection) -> Columns:
+    """What the model gives every class on the image."""
+    probability = read(facts.study, "probability", index_of(facts, chosen))
+    names = facts.study.class_names
+    return {"class": list(range(len(names))), "name": names, "probability": probability}
+
+
+def python(facts: StudyFacts, chosen: Selection) -> str:
+    return f"""import headscope
+study = headscope.open_study({facts.name!r})
+
+names = study.class_names
+probability = study.read("probability", study.image_index({chosen.image!r}))
+numbers = {{"class": list(range(len(names))), "name": names, "probability": probability}}
+"""
+
+
+def figure(facts: StudyFacts, chosen: Selection) -> go.Figure:
+    """The image, and its most probable classes beside it; the true one is bold."""
+    index, colours = index_of(facts, chosen), palette(chosen.theme)
+    probability, names = read(facts.study, "probability", index), facts.study.class_names
+    best = (-probability).argsort(kind="stable")[:FEW][::-1]
+    label = int(predictions(facts.study).label[index])
+    said = [f"<b>{short_name(names[at])}</b>" if at == label else short_name(names[at]) for at in best]
+    bars = go.Bar(
+        x=probability[best],
+        y=list(range(len(said))),
+        orientation="h",
+        width=0.5,
+        marker={"color": colours.muted},
+        text=[number(float(probability[at])) for at in best],
+        textposition="outside",
+        cliponaxis=False,
     )
-    if accuracy:
-        parts += _term("Top-1, top-5", f"{percent(accuracy['top1'])}, {percent(accuracy['top5'])}")
-    first = f" for the first of {count(len(facts.image_ids), 'image')}."
-    hint = html.P([html.B("Click a point"), " above to select an image, or press ", html.Kbd("]"), first])
-    return html.Div([html.Dl(parts), hint], className="of-set")
+    seen = {
+        "source": f"data:image/png;base64,{base64.b64encode(png(facts.study, index)).decode()}",
+        "xref": "paper",
+        "yref": "paper",
+        "x": -1.55,
+        "y": 1,
+        "sizex": 1.05,
+        "sizey": 1,
+    }
+    xaxis = {"text": "probability", "range": [0, 1.15], "domain": [0, 1]}
+    room = {"width": 720, "height": 280, "margin": {"l": 420, "r": 24, "t": 8, "b": 40}, "images": [seen]}
+    yaxis = {"tickvals": list(range(len(said))), "ticktext": said, "showgrid": False}
+    return graphs.figure(colours, [bars], xaxis=xaxis, yaxis=yaxis, **room)
+
+
+EXPORTS = (Export("image-card", "Prediction", numbers, python, "figure", figure),)

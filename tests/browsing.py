@@ -1,0 +1,119 @@
+"""The page in Chromium, for the tests that drive it: a server, one browser, and a page on which nothing may fail."""
+
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from werkzeug.serving import make_server
+
+from dashboard.app import create_app
+from store.settings import Settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser tests")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium: install Debian's package chromium, or set CHROMIUM to its path"
+)
+
+# WebGL, which the maps are drawn with, has no GPU here.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+FLAGS += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+SCREEN = {"width": 1440, "height": 900}
+NARROW = {"width": 1280, "height": 720}
+PATIENCE = 30_000  # ms
+
+
+@contextmanager
+def served(data: Path, desk: Any = None) -> Iterator[str]:
+    """The address of the page over a data folder; `desk` is where it asks for work, by default its own."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = make_server("127.0.0.1", 0, create_app(Settings(data=data), desk).server, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def launched() -> Iterator["Browser"]:
+    with playwright.sync_playwright() as driver:
+        playwright.expect.set_options(timeout=PATIENCE)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def sound_page(opener: "Browser | BrowserContext", *expected: str, **options: Any) -> Iterator["Page"]:
+    """A page that may talk to its own server only; afterwards nothing may have gone wrong on it.
+
+    Args:
+        expected: Parts of what the console may say.
+        options: Of Browser.new_page.
+    """
+    opened, wrong, asked = opener.new_page(**options), [], []
+    opened.set_default_timeout(PATIENCE)
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    yield opened
+    own = "/".join(opened.url.split("/")[:3])
+    opened.evaluate("localStorage.clear()")
+    opened.close()
+    elsewhere = [url for url in asked if not url.startswith((own, "data:", "blob:"))]
+    wrong = [text for text in wrong if not any(part in text for part in expected)]
+    assert not elsewhere + wrong, "\n".join(elsewhere + wrong)
+
+
+def opened(page: "Page", address: str) -> "Page":
+    """The page at an address, when its views are drawn."""
+    page.goto(address)
+    settled(page)
+    return page
+
+
+def settled(page: "Page") -> None:
+    """Wait until the views have drawn what is selected."""
+    page.wait_for_function(
+        """() => {
+            const graphs = [...document.querySelectorAll(".stage .js-plotly-plot")];
+            const there = graphs.length && graphs.every(each => each._fullLayout);
+            return there && window.headscope?.selection && headscope.drawn();
+        }"""
+    )
+
+
+def expect_address(page: "Page", *parts: str) -> None:
+    """Wait until the address has these parts."""
+    for part in parts:
+        page.wait_for_function("part => decodeURIComponent(location.search).includes(part)", arg=part)
+
+
+def point_of(page: "Page", graph: str, x: float, y: float) -> tuple[float, float]:
+    """Where on the screen a graph has its point (x, y)."""
+    script = """([graph, x, y]) => {
+        const plot = document.querySelector(`#${graph} .js-plotly-plot`), layout = plot._fullLayout;
+        const box = plot.getBoundingClientRect();
+        return [box.x + layout._size.l + layout.xaxis.d2p(x), box.y + layout._size.t + layout.yaxis.d2p(y)];
+    }"""
+    left, top = page.evaluate(script, [graph, x, y])
+    return left, top
+
+
+def click(page: "Page", x: float, y: float) -> None:
+    """Click as a hand does: Plotly clicks what was hovered for a moment, on a figure that is drawn."""
+    settled(page)
+    page.mouse.move(x, y)
+    page.wait_for_timeout(150)
+    page.mouse.click(x, y)
