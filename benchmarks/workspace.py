@@ -33,7 +33,7 @@ VIEWS = """window.views = (() => {
         "distribution": () => paths("strength-images-graph"),
         "distribution's line": () => over("strength-images-graph"),
         "map": () => over("pattern-map-graph"),
-        "attention": () => document.getElementById("head-attention-shown")?.dataset.shown ?? "",
+        "attention": () => document.getElementById("head-attention-views")?.dataset.shown ?? "",
     };
 })();
 window.painted = then => requestAnimationFrame(() => requestAnimationFrame(then));
@@ -154,7 +154,7 @@ def workspace_table(rounds: int, url: str, study: str) -> Table:
     """
     from playwright.sync_api import Error
 
-    address = f"{url.rstrip('/')}/?{urlencode({'study': study})}"
+    address = f"{url.rstrip('/')}/?{urlencode({'study': study, 'layer': 0, 'head': 0})}"
     images, heads, tokens = Gestures(), Gestures(), Gestures()
     first, again = Timed([], []), Timed([], [])
     with _browser() as browser:

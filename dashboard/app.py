@@ -1,6 +1,7 @@
 """How does the page come together? Its views, its writer and its routes, in one Dash app."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 import waitress
 from dash import Dash, html
@@ -47,7 +48,7 @@ PAGE = """<!DOCTYPE html>
 <head>
 {%metas%}
 <title>{%title%}</title>
-<link rel="icon" type="image/svg+xml" href="ASSETS/mark.svg">
+<link rel="icon" type="image/svg+xml" href="MARK">
 <style>COLOURS</style>
 {%css%}
 <script src="ASSETS/theme.js"></script>
@@ -74,7 +75,10 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
         health_endpoint="health",
         serve_locally=True,
     )
-    app.index_string = PAGE.replace("ASSETS", app.get_asset_url("").rstrip("/")).replace("COLOURS", theme.css())
+    # Within the page: browsers fetch an icon anew for each address, and every selection is one.
+    mark = f"data:image/svg+xml,{quote((ASSETS / 'mark.svg').read_text())}"
+    page = PAGE.replace("ASSETS", app.get_asset_url("").rstrip("/")).replace("MARK", mark)
+    app.index_string = page.replace("COLOURS", theme.css())
     app.layout = lambda: layout(shelf)
     for view in (header, image_overview, attention_strength, pattern_map):
         view.register(app, shelf)

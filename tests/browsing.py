@@ -30,6 +30,12 @@ FLAGS += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 SCREEN = {"width": 1440, "height": 900}
 NARROW = {"width": 1280, "height": 720}
 PATIENCE = 30_000  # ms
+GO = """path => {
+    document.documentElement.dataset.bsTheme = "light"; // as a browser without a choice has it
+    dash_clientside.set_props("theme", {data: "light"});
+    document.activeElement?.blur();
+    dash_clientside.page.go(path);
+}"""
 
 
 @contextmanager
@@ -62,23 +68,42 @@ def sound_page(opener: "Browser | BrowserContext", *expected: str, **options: An
         expected: Parts of what the console may say.
         options: Of Browser.new_page.
     """
-    opened, wrong, asked = opener.new_page(**options), [], []
-    opened.set_default_timeout(PATIENCE)
-    opened.on("request", lambda request: asked.append(request.url))
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    yield opened
-    own = "/".join(opened.url.split("/")[:3])
-    opened.evaluate("localStorage.clear()")
-    opened.close()
+    page = opener.new_page(**options)
+    page.set_default_timeout(PATIENCE)
+    with sound(page, *expected):
+        yield page
+    page.close()
+
+
+@contextmanager
+def sound(page: "Page", *expected: str) -> Iterator[None]:
+    """Nothing goes wrong on a page meanwhile, and it talks to its own server only."""
+    wrong: list[str] = []
+    asked: list[str] = []
+    heard: dict[str, Any] = {
+        "request": lambda request: asked.append(request.url),
+        "pageerror": lambda error: wrong.append(str(error)),
+        "console": lambda said: wrong.append(said.text) if said.type == "error" else None,
+    }
+    for event, listener in heard.items():
+        page.on(event, listener)
+    yield
+    for event, listener in heard.items():
+        page.remove_listener(event, listener)
+    own = "/".join(page.url.split("/")[:3])
+    page.evaluate("localStorage.clear()")
     elsewhere = [url for url in asked if not url.startswith((own, "data:", "blob:"))]
     wrong = [text for text in wrong if not any(part in text for part in expected)]
     assert not elsewhere + wrong, "\n".join(elsewhere + wrong)
 
 
 def opened(page: "Page", address: str) -> "Page":
-    """The page at an address, when its views are drawn."""
-    page.goto(address)
+    """The page at an address, when its views are drawn; a page that is there already goes there as a link does."""
+    server, _, path = address.partition("://")[2].partition("/")
+    if page.url.split("/")[2:3] == [server] and page.evaluate("Boolean(window.headscope?.selection)"):
+        page.evaluate(GO, f"/{path}")
+    else:
+        page.goto(address)
     settled(page)
     return page
 
@@ -92,6 +117,7 @@ def settled(page: "Page") -> None:
             return there && window.headscope?.selection && headscope.drawn();
         }"""
     )
+    page.evaluate("() => new Promise(then => requestAnimationFrame(() => requestAnimationFrame(then)))")
 
 
 def expect_address(page: "Page", *parts: str) -> None:

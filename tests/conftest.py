@@ -45,9 +45,31 @@ def context(browser: "Browser") -> "BrowserContext":
     return browser.new_context(viewport=SCREEN, color_scheme="light")
 
 
+@pytest.fixture(scope="module")
+def page_of_module(context: "BrowserContext") -> Iterator["Page"]:
+    """A page takes three seconds to load: the tests of a file share one."""
+    from tests.browsing import PATIENCE
+
+    shared = context.new_page()
+    shared.set_default_timeout(PATIENCE)
+    yield shared
+    shared.close()
+
+
 @pytest.fixture
-def page(context: "BrowserContext") -> Iterator["Page"]:
+def page(page_of_module: "Page") -> Iterator["Page"]:
     """A page that may talk to its own server only, and on which nothing may go wrong."""
+    from tests.browsing import SCREEN, sound
+
+    page_of_module.set_viewport_size(SCREEN)
+    page_of_module.mouse.move(0, 0)
+    with sound(page_of_module):
+        yield page_of_module
+
+
+@pytest.fixture
+def fresh_page(context: "BrowserContext") -> Iterator["Page"]:
+    """A page of the test's own, for what pages keep to themselves: a hovered token, a brush, what is waited for."""
     from tests.browsing import sound_page
 
     with sound_page(context) as found:

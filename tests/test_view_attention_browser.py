@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from store.study import Study, open_published
-from tests.browsing import SCREEN, needs_chromium, playwright, served, sound_page
+from tests.browsing import needs_chromium, opened, playwright, served
 from tests.fake_desk import FakeDesk
 from tests.studies import compute, tiny_study
 
@@ -21,6 +21,11 @@ LIT, CROSS = "#two-axes .lit", "#attention-matrix .lit"
 PICTURE, SOURCE, TARGET = (f"#attention-masks .{kind} canvas" for kind in ("picture", "source", "target"))
 READOUT = "#attention-readout"
 ACCENT = (214, 24, 108)
+
+
+@pytest.fixture
+def page(fresh_page: "playwright.Page") -> "playwright.Page":
+    return fresh_page
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +45,8 @@ def address(study: Study) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def page(browser: "playwright.Browser") -> Iterator["playwright.Page"]:
-    with sound_page(browser, viewport=SCREEN, color_scheme="light") as page:
-        yield page
-
-
 def shown(page: "playwright.Page", address: str) -> "playwright.Page":
-    page.goto(address)
+    opened(page, address)
     settled(page)
     return page
 

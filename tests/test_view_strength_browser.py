@@ -8,7 +8,7 @@ import pytest
 
 from dashboard.views.attention_strength import HEADS, HOPS, IMAGES
 from store.study import open_published
-from tests.browsing import needs_chromium, playwright, served, sound_page
+from tests.browsing import needs_chromium, opened, playwright, served
 from tests.fake_desk import FakeDesk
 from tests.studies import write_tiny_study
 
@@ -17,6 +17,11 @@ LAYERS, HEADS_A_LAYER = 3, 4
 HEAD = "?study=first&layer=1&head=2"
 PANEL = ".attention-strength"
 RINGS = "#strength-rings"
+
+
+@pytest.fixture
+def page(fresh_page: "playwright.Page") -> "playwright.Page":
+    return fresh_page
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +38,8 @@ def address(study) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
-def page(context: "playwright.BrowserContext", address: str) -> Iterator["playwright.Page"]:
-    """One page for all; it goes before its server."""
-    with sound_page(context) as page:
-        yield page
-
-
 def shown(page: "playwright.Page", address: str) -> "playwright.Page":
-    page.goto(address)
+    opened(page, address)
     settled(page)
     return page
 

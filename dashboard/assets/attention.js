@@ -68,6 +68,7 @@ window.headAttention = window.headAttention || {};
             const [found] = await Promise.all([headAt(address, facts, asking.signal), picture === photo ? null : loaded(picture)]);
             if (address === wanted) {
                 show(found, picture, facts);
+                byId("head-attention-views").dataset.shown = address;
             }
         } catch (error) {
             if (address === wanted) {

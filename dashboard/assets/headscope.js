@@ -3,6 +3,8 @@
    headscope.selection, headscope.index (of its image, or null) and headscope.facts (of its study) are the latest. */
 window.headscope = (() => {
     const listeners = [];
+    const late = []; // what waits until the views are drawn
+    const colours = new Map(); // by theme and name
     const shared = {
         selection: null,
         index: null,
@@ -14,6 +16,15 @@ window.headscope = (() => {
             listeners.push(listener);
             if (shared.selection) {
                 listener(shared.selection, shared.index, shared.facts);
+            }
+        },
+
+        /* Calls once the views have drawn what is selected and it is painted: what may wait does not slow them. */
+        afterDrawn(then) {
+            if (shared.drawn()) {
+                then();
+            } else {
+                late.push(then);
             }
         },
 
@@ -32,8 +43,14 @@ window.headscope = (() => {
             return text.replaceAll("-", "\u2212");
         },
 
-        /* A colour, or the colours of a ramp, of theme.py. */
-        colour: name => getComputedStyle(document.documentElement).getPropertyValue(name).trim(),
+        /* A colour, or the colours of a ramp, of theme.py. Asking the browser makes it lay the page out: once a theme. */
+        colour(name) {
+            const key = `${document.documentElement.dataset.bsTheme} ${name}`;
+            if (!colours.has(key)) {
+                colours.set(key, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+            }
+            return colours.get(key);
+        },
 
         /* The colour at 0 … 1 of a ramp. */
         ramp(name, share) {
@@ -198,6 +215,7 @@ window.headscope = (() => {
         /* The answer to gestures is there, and drawn. */
         settled(done, drawn) {
             drawnFrom = JSON.stringify(drawn?.selection);
+            requestAnimationFrame(() => requestAnimationFrame(() => late.splice(0).forEach(then => then())));
             if (done === undefined || done === null || done >= sent) {
                 sentAt = -Infinity;
                 requestAnimationFrame(send);

@@ -65,7 +65,7 @@ window.dash_clientside = window.dash_clientside || {};
         if (held || now - last < SOON) {
             timer = setTimeout(ask, QUIET, chosen);
         } else {
-            ask(chosen);
+            headscope.afterDrawn(() => asked === wanted && ask(chosen));
         }
         last = now;
     }

@@ -43,7 +43,7 @@ PAPER = "How Does Attention Work in Vision Transformers? A Visual Analytics Atte
 def layout(entries: list[StudyEntry]) -> html.Header:
     return html.Header(
         [
-            html.H1(html.A([html.I(className="mark"), "Headscope"], href="/studies"), className="brand"),
+            html.H1(html.A([html.I(className="mark"), "Headscope"], href="/"), className="brand"),
             named(
                 "Study",
                 dbc.Select(
