@@ -30,6 +30,21 @@ FLAGS += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 SCREEN = {"width": 1440, "height": 900}
 NARROW = {"width": 1280, "height": 720}
 PATIENCE = 30_000  # ms
+# Until no graph has been drawn for some frames: what follows a size that changed comes last.
+STILL = """() => new Promise(then => {
+    let left = 12;
+    const again = () => { left = 12; };
+    const graphs = [...document.querySelectorAll(".stage .js-plotly-plot")];
+    graphs.forEach(graph => graph.on("plotly_afterplot", again));
+    const frame = () => {
+        if (left--) {
+            return requestAnimationFrame(frame);
+        }
+        graphs.forEach(graph => graph.removeListener("plotly_afterplot", again));
+        then();
+    };
+    frame();
+})"""
 GO = """path => {
     document.documentElement.dataset.bsTheme = "light"; // as a browser without a choice has it
     dash_clientside.set_props("theme", {data: "light"});
@@ -105,6 +120,7 @@ def opened(page: "Page", address: str) -> "Page":
     else:
         page.goto(address)
     settled(page)
+    page.evaluate(STILL)
     return page
 
 

@@ -40,6 +40,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def empty_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("nothing")) as found:
+        yield found
+
+
 def picked(page: "Page", field: str) -> object:
     return page.evaluate("field => headscope.selection[field]", field)
 
@@ -262,8 +268,7 @@ def test_an_address_of_nothing_says_so_and_shows_the_default(page: "Page", addre
     expect(notice).to_have_text("")
 
 
-def test_without_a_study_the_page_says_how_to_make_one(page: "Page", tmp_path_factory: pytest.TempPathFactory):
-    with served(tmp_path_factory.mktemp("nothing")) as empty:
-        page.goto(empty)
-        expect(page.locator("#empty")).to_contain_text("headscope precompute")
-        expect(page.locator("#stage")).to_be_hidden()
+def test_without_a_study_the_page_says_how_to_make_one(fresh_page: "Page", empty_address: str):
+    fresh_page.goto(empty_address)
+    expect(fresh_page.locator("#empty")).to_contain_text("headscope precompute")
+    expect(fresh_page.locator("#stage")).to_be_hidden()

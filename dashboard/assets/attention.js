@@ -398,7 +398,9 @@ window.headAttention = window.headAttention || {};
                 return;
             }
             if (steps[event.key]) {
-                hovered = ofToken(Math.min(head.tokens - 1, Math.max(0, token + steps[event.key]())), direction);
+                const next = Math.min(head.tokens - 1, Math.max(0, token + steps[event.key]()));
+                slider.setAttribute("aria-valuenow", next); // the next key may come before the next frame
+                hovered = ofToken(next, direction);
             } else if (event.key === "Enter" || event.key === " ") {
                 pin(token, direction);
             } else if (event.key === "Escape" && hovered) {
