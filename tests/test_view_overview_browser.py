@@ -8,6 +8,7 @@ import pytest
 
 from dashboard.views.image_overview import GRAPH
 from tests.browsing import (
+    STILL,
     expect_address,
     needs_chromium,
     opened,
@@ -52,6 +53,8 @@ def at(page: "Page", image: int) -> tuple[float, float]:
 
 def count_drawings(page: "Page") -> None:
     """From when the graph has found its size on: a second without a drawing."""
+    page.wait_for_load_state("networkidle")
+    page.evaluate(STILL)
     page.evaluate(
         f"""() => {{
             window.drawings = 0;
