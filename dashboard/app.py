@@ -1,5 +1,6 @@
 """How does the page come together? Its views, its writer and its routes, in one Dash app."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,7 +23,9 @@ from dashboard.views import (
     jobs,
     new_study,
     pattern_map,
+    pattern_map_export,
     pruning,
+    pruning_export,
     studies,
 )
 from store.settings import Settings
@@ -79,7 +82,8 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     mark = f"data:image/svg+xml,{quote((ASSETS / 'mark.svg').read_text())}"
     page = PAGE.replace("ASSETS", app.get_asset_url("").rstrip("/")).replace("MARK", mark)
     app.index_string = page.replace("COLOURS", theme.css())
-    app.layout = lambda: layout(shelf)
+    outgoing = leaving(desk)
+    app.layout = lambda: layout(shelf, outgoing)
     for view in (header, image_overview, attention_strength, pattern_map):
         view.register(app, shelf)
     pruning.register(app, shelf, desk)
@@ -89,18 +93,21 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     new_study.register(app, shelf, desk, Offers(settings))
     studies.register(app, shelf, desk)
     routes.add_routes(app.server, shelf, desk)
-    exports.add_routes(app.server, shelf, leaving(desk))
+    exports.add_routes(app.server, shelf, outgoing)
     routes.guard(app)
     return app
 
 
 def leaving(desk: Desk) -> list[Export]:
     """Everything that can leave the page."""
-    views = (image_overview, image_card, head_importance, head_card, attention_strength, pattern_map, head_attention)
-    return [*(export for view in views for export in view.EXPORTS), *pruning.exports(desk)]
+    views = (
+        *(image_overview, image_card, head_importance, head_card, attention_strength),
+        *(pattern_map_export, head_attention),
+    )
+    return [*(export for view in views for export in view.EXPORTS), *pruning_export.exports(desk)]
 
 
-def layout(shelf: Shelf) -> html.Div:
+def layout(shelf: Shelf, outgoing: Sequence[Export]) -> html.Div:
     """The whole page, without data. Read anew at each load, so that a new study is in the picker."""
     stage = [
         image_overview.layout(),
@@ -119,7 +126,7 @@ def layout(shelf: Shelf) -> html.Div:
             jobs.layout(),
             new_study.layout(),
             studies.layout(),
-            *export_menu.layout(),
+            *export_menu.layout(outgoing),
         ],
         className="page",
     )

@@ -38,8 +38,9 @@ class Export:
     """One thing that can leave the page.
 
     Attributes:
+        panel: Whose menu has it.
         name: In addresses; of all exports one.
-        label: In the menu of its panel.
+        label: In that menu.
         numbers: Its columns, for a selection. A StoreError says why there are none, as "no image is selected".
         python: Lines that give the same columns from the store alone, as a dict `numbers`.
         picture: "graph:ID", the Plotly graph of that id; "canvas:NAME", what headscope.painters[NAME] paints;
@@ -47,6 +48,7 @@ class Export:
         figure: A figure that is made to leave, for a view that is plain HTML.
     """
 
+    panel: str
     name: str
     label: str
     numbers: Callable[[StudyFacts, Selection], Columns]

@@ -18,7 +18,7 @@ from dash.development.base_component import Component
 from PIL import Image
 
 from dashboard import routes, writer
-from dashboard.app import ASSETS, DRAWINGS, create_app, layout
+from dashboard.app import ASSETS, DRAWINGS, create_app
 from dashboard.data import Shelf, StudyFacts, facts, large, per_image, predictions, read, summary, table
 from dashboard.drawing import answer
 from dashboard.selection import COLOURS, SELECTION, Selection, default, fits, to_search
@@ -148,8 +148,8 @@ def in_layout(root: Component) -> tuple[set[str], list[set[str]]]:
     return {each for each in every if isinstance(each, str)}, [set(each) for each in every if isinstance(each, dict)]
 
 
-def test_every_id_of_a_callback_is_in_the_layout(app: Dash, shelf: Shelf):
-    plain, patterns = in_layout(layout(shelf))
+def test_every_id_of_a_callback_is_in_the_layout(app: Dash):
+    plain, patterns = in_layout(app.layout())
     for each in wired(app):
         if each.startswith("{"):
             assert set(json.loads(each)) in patterns, each
@@ -157,21 +157,21 @@ def test_every_id_of_a_callback_is_in_the_layout(app: Dash, shelf: Shelf):
             assert each in plain, each
 
 
-def test_every_id_that_the_scripts_use_is_in_the_layout(shelf: Shelf):
-    plain, _ = in_layout(layout(shelf))
+def test_every_id_that_the_scripts_use_is_in_the_layout(app: Dash):
+    plain, _ = in_layout(app.layout())
     scripts = "".join(path.read_text() for path in ASSETS.glob("*.js"))
     used = re.findall(r'(?:byId|getElementById|set_props)\("([^"]+)"', scripts)
     assert len(used) > 8
     assert set(used) <= plain
 
 
-def test_ids_are_given_once(shelf: Shelf):
-    ids = [str(each.id) for each in layout(shelf)._traverse() if getattr(each, "id", None) is not None]
+def test_ids_are_given_once(app: Dash):
+    ids = [str(each.id) for each in app.layout()._traverse() if getattr(each, "id", None) is not None]
     assert len(ids) == len(set(ids))
 
 
-def test_no_graph_of_the_page_offers_to_upload_its_data(shelf: Shelf):
-    found = [each for each in layout(shelf)._traverse() if isinstance(each, dcc.Graph)]
+def test_no_graph_of_the_page_offers_to_upload_its_data(app: Dash):
+    found = [each for each in app.layout()._traverse() if isinstance(each, dcc.Graph)]
     assert len(found) == 6
     assert not any(each.config["showSendToCloud"] for each in found)
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -18,11 +19,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from dashboard.about import ABOUT
-from dashboard.app import create_app, layout
+from dashboard.app import create_app
 from dashboard.data import Shelf, StudyFacts, facts
 from dashboard.exports import ROWS, Export, add_routes, caption, csv_lines, file_name
 from dashboard.selection import Selection, default, to_search
-from dashboard.views import export_menu, pruning
+from dashboard.views import export_menu
 from store.errors import StoreError
 from store.settings import Settings
 from tests.studies import compute, tiny_study
@@ -150,7 +151,7 @@ def echo(name: str = "echo", **changes: Any) -> Export:
         "python": lambda known, chosen: f"numbers = {{'value': {chosen.layer}}}\n",
         "picture": "graph:echo",
     }
-    return Export(name, **parts | changes)
+    return Export("head-card", name, **parts | changes)
 
 
 def server_with(shelf: Shelf, *exports: Export) -> FlaskClient:
@@ -232,16 +233,16 @@ def properties(component: Component) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def exported(shelf: Shelf) -> list[str]:
+def exported(app: Dash) -> list[str]:
     """Names of all exports in the menus of the page."""
-    names = [properties(each).get("data-export") for each in parts(layout(shelf))]
-    return list(dict.fromkeys(name for name in names if name))
+    [menu] = [properties(each) for each in parts(app.layout()) if getattr(each, "id", None) == export_menu.MENU]
+    return [export["name"] for export in json.loads(menu["data-exports"])]
 
 
-def test_every_panel_explains_itself_and_enlarges(shelf: Shelf):
-    every = [properties(each) for each in parts(layout(shelf))]
+def test_every_panel_explains_itself_and_enlarges(app: Dash):
+    every = [properties(each) for each in parts(app.layout())]
     assert {each["data-about"] for each in every if "data-about" in each} == set(ABOUT)
-    assert {each["data-enlarge"] for each in every if "data-enlarge" in each} == set(ABOUT)
+    assert {each["data-menu"] for each in every if "data-menu" in each} == set(ABOUT)
 
 
 @pytest.mark.parametrize("panel", ABOUT)
@@ -255,12 +256,9 @@ def test_what_a_panel_says_names_files_that_compute_it(panel: str):
         assert heading in text
 
 
-def test_a_menu_has_a_button_of_a_name_for_each_form_of_each_export():
-    menu = export_menu.menu("pruning", "Pruning", [echo(), echo("other")])[-1]
-    buttons = [properties(each) for each in parts(menu) if properties(each).get("role") == "menuitem"]
-    assert len(buttons) == 1 + 2 * 4
-    assert all(each["aria-label"] for each in buttons)
-    assert [each["data-as"] for each in buttons[1:5]] == ["svg", "png", "csv", "py"]
+def test_every_panel_has_something_to_leave_with(app: Dash):
+    [menu] = [properties(each) for each in parts(app.layout()) if getattr(each, "id", None) == export_menu.MENU]
+    assert {export["panel"] for export in json.loads(menu["data-exports"])} == set(ABOUT)
 
 
 def queries(shelf: Shelf, study: str) -> list[str]:
@@ -317,7 +315,7 @@ def numbers(cells: list[str]) -> np.ndarray:
 def test_every_export_leaves_for_some_study(app: Dash, shelf: Shelf, exported: list[str]):
     client = app.server.test_client()
     asked = [query for study in KINDS for query in queries(shelf, study)]
-    on_demand = {export.name for export in pruning.exports(None)}  # a worker computes them when they are asked for
+    on_demand = {"pruning", "predictions"}  # a worker computes them when they are asked for
     silent = [
         name
         for name in exported

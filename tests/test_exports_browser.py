@@ -17,8 +17,8 @@ from tests.studies import write_tiny_study
 pytestmark = needs_chromium
 SVG = "{http://www.w3.org/2000/svg}"
 SHAPES = ("path", "line", "rect", "circle", "image")
-MENU = "#head-importance-menu"
-DOTS = "[data-menu=head-importance-menu]"
+MENU = "#export-menu"
+DOTS = "[data-menu=head-importance]"
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +53,17 @@ def nothing_open(page: "playwright.Page") -> Iterator[None]:
 
 def leave(page: "playwright.Page", name: str, form: str, folder: Path) -> Path:
     """The file that an export leaves as."""
-    item = f".export-menu [data-export='{name}'][data-as={form}]"
-    menu = page.locator(item).evaluate("item => item.closest('.export-menu').id")
-    page.click(f"[data-menu={menu}]")
+    [panel] = [each["panel"] for each in exports(page) if each["name"] == name]
+    page.click(f"[data-menu={panel}]")
     with page.expect_download() as download:
-        page.click(item)
+        page.click(f"{MENU} [data-export='{name}'][data-as={form}]")
     path = folder / download.value.suggested_filename
     download.value.save_as(path)
     return path
 
 
-def exports(page: "playwright.Page", picture: str = "") -> list[str]:
-    """Names of the exports whose picture begins so."""
-    return page.eval_on_selector_all(
-        f".export-menu [data-as=svg][data-picture^='{picture}']", "items => items.map(item => item.dataset.export)"
-    )
+def exports(page: "playwright.Page") -> list[dict[str, str]]:
+    return page.evaluate("JSON.parse(document.getElementById('export-menu').dataset.exports)")
 
 
 # --- pictures ---
@@ -77,7 +73,7 @@ def exports(page: "playwright.Page", picture: str = "") -> list[str]:
 def test_every_picture_leaves_as_true_svg_and_as_png_of_three_times_its_pixels(
     page: "playwright.Page", tmp_path: Path, kind: str
 ):
-    names = exports(page, kind)
+    names = [each["name"] for each in exports(page) if each["picture"].startswith(kind)]
     assert names
     for name in names:
         vector = ET.parse(leave(page, name, "svg", tmp_path)).getroot()
@@ -163,6 +159,7 @@ def test_a_panel_is_enlarged_from_its_menu(page: "playwright.Page"):
         page.keyboard.press("Enter")
         page.keyboard.press("Enter")
         page.wait_for_function("large => headscope.selection.large === large", arg=large)
+        playwright.expect(page.locator(".panel.head-importance.large")).to_have_count(1 if large else 0)
 
 
 # --- what is said ---

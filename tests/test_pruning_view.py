@@ -14,8 +14,8 @@ from dashboard.app import create_app
 from dashboard.data import Shelf, StudyFacts, facts, of_image, per_image
 from dashboard.pruned import REGIONS, Effect, Pruning, images_of, is_custom, name_of, requests_of
 from dashboard.selection import Selection, default
-from dashboard.views import pruning
-from dashboard.views.pruning import Bars, Face, beside, brief, briefest, compared, drawn, exports, progress, reading
+from dashboard.views import pruning, pruning_export
+from dashboard.views.pruning import Bars, Face, beside, brief, briefest, compared, drawn, progress, reading
 from dashboard.words import percent
 from store.database import LedgerUnavailableError
 from store.errors import StoreError
@@ -559,7 +559,7 @@ def test_the_bars_and_the_predictions_leave_as_numbers_and_as_figures(
     for each in (chosen, replace(basket, regions=CUSTOM, metric="jsd"), replace(chosen, image=None, theme="dark")):
         desk = FakeDesk()
         there(desk, known, each)
-        bars, predictions = exports(desk)
+        bars, predictions = pruning_export.exports(desk)
         found = bars.numbers(known, each)
         assert len({len(column) for column in found.values()}) == 1
         assert found["regions"][:6] == list(MODES)
@@ -573,11 +573,11 @@ def test_the_bars_and_the_predictions_leave_as_numbers_and_as_figures(
 
 def test_what_was_not_pruned_yet_cannot_leave(known: StudyFacts, chosen: Selection):
     with pytest.raises(StoreError, match=r"not pruned on .* yet"):
-        exports(FakeDesk())[0].numbers(known, chosen)
+        pruning_export.exports(FakeDesk())[0].numbers(known, chosen)
 
 
 def test_class_names_stay_text_in_the_figure(known: StudyFacts, chosen: Selection, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(known.study, "class_names", NAMES)
-    words = pruning.predictions_figure(result(known, chosen), known, chosen).layout.yaxis.ticktext
+    words = pruning_export.predictions_figure(result(known, chosen), known, chosen).layout.yaxis.ticktext
     assert "<b>macaw</b>" in words
     assert "&lt;b&gt;bold&lt;/b&gt;" in words

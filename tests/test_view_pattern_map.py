@@ -15,7 +15,7 @@ from dashboard.density import whole
 from dashboard.routes import pictures_url
 from dashboard.selection import MAP_COLOURS, MAP_LOOKS, Selection, default
 from dashboard.theme import DARK, LIGHT
-from dashboard.views import pattern_map
+from dashboard.views import pattern_map, pattern_map_export
 from dashboard.views.pattern_map import Heads, PatternMap, Scale
 from headscope import open_study
 from store.errors import StoreError
@@ -339,25 +339,25 @@ def run(lines: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np
 
 
 @pytest.mark.parametrize("changes", [{}, {"map": "cls"}, {"images": "id:photo 00"}, {"images": "id:nobody"}])
-@pytest.mark.parametrize("most", [pattern_map.MOST_ROWS, IMAGES * EACH - 1])
+@pytest.mark.parametrize("most", [pattern_map_export.MOST_ROWS, IMAGES * EACH - 1])
 def test_the_python_lines_give_the_numbers(
     known: StudyFacts, data: Path, changes: dict[str, str], most: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(pattern_map, "MOST_ROWS", most)
+    monkeypatch.setattr(pattern_map_export, "MOST_ROWS", most)
     chosen = picked(known, **changes)
     if most < IMAGES * EACH and not chosen.images:
         with pytest.raises(StoreError, match="144 rows are more than the 143 that leave as CSV; choose a set of up to"):
-            pattern_map.numbers(known, chosen)
+            pattern_map_export.numbers(known, chosen)
         return
-    numbers = pattern_map.numbers(known, chosen)
-    again = run(pattern_map.python(known, chosen), data, monkeypatch)
+    numbers = pattern_map_export.numbers(known, chosen)
+    again = run(pattern_map_export.python(known, chosen), data, monkeypatch)
     assert list(numbers) == list(again) == ["image", "layer", "head", "x", "y", "pattern", "in_set"]
     for name, column in numbers.items():
         np.testing.assert_array_equal(column, again[name])
 
 
 def test_the_numbers_are_the_stores(known: StudyFacts):
-    numbers = pattern_map.numbers(known, picked(known, images="id:photo 01"))
+    numbers = pattern_map_export.numbers(known, picked(known, images="id:photo 01"))
     row = 7 * EACH + 2 * HEADS + 3
     assert (numbers["image"][row], numbers["layer"][row], numbers["head"][row]) == (known.image_ids[7], 2, 3)
     stored = known.study.read("patch_layout", 7)[2, 3]
@@ -375,20 +375,20 @@ def test_the_exported_picture_has_the_density_the_points_the_marks_and_the_ring(
 ):
     theme = "light" if colours is LIGHT else "dark"
     chosen = picked(known, map_as=look, theme=theme)
-    fig = pattern_map.exported(known, chosen)
+    fig = pattern_map_export.exported(known, chosen)
     *points, marks, ring = fig.data
     assert [len(each.x) for each in points] == ([IMAGES * EACH] if look == "points" else [])
     assert (len(marks.x), ring.marker.color) == (EACH, colours.accent)
     np.testing.assert_array_equal([ring.x[0], ring.y[0]], [marks.x[HEADS + 2], marks.y[HEADS + 2]])
     assert {trace.type for trace in fig.data} == {"scatter"}  # sharp in print
     assert fig.layout.images[0].source.startswith("data:image/png")
-    alone = pattern_map.exported(known, replace(chosen, image=None))
+    alone = pattern_map_export.exported(known, replace(chosen, image=None))
     assert len(alone.data[-1].x) == IMAGES
 
 
 def test_a_map_that_is_not_there_does_not_leave(shelf: Shelf):
     known = facts(shelf.open("no-maps"))
     with pytest.raises(StoreError, match="left out with --skip patterns"):
-        pattern_map.numbers(known, default(known))
+        pattern_map_export.numbers(known, default(known))
     with pytest.raises(StoreError, match="left out with --skip patterns"):
-        pattern_map.exported(known, default(known))
+        pattern_map_export.exported(known, default(known))

@@ -18,6 +18,11 @@
         "text-anchor", "dominant-baseline", "image-rendering", "mix-blend-mode",
     ];
     const SVG = "http://www.w3.org/2000/svg";
+    // What a view can leave as: the word in the menu, and what it is.
+    const FORMS = {
+        svg: ["SVG", "vector picture"], png: ["PNG", "picture for print"],
+        csv: ["CSV", "numbers"], py: ["Python", "lines that give the numbers"],
+    };
     const {svg: element, colour} = headscope;
 
     /* --- what is told --- */
@@ -253,7 +258,7 @@
     async function picture({name, picture, as, title, panel}) {
         const {file, caption, figure} = await (await asked(address(name, "json"))).json();
         const drawn = await drawing(picture, panel, figure);
-        const alone = panel.querySelectorAll("[data-as=svg]").length === 1; // of several, the line may be about another
+        const alone = ofPanel(panel.dataset.panel).length === 1; // of several, the line may be about another
         const words = {title, reading: alone ? panel.querySelector(".reading").textContent : "", caption};
         save(as === "svg" ? await vector(framed(drawn, words).frame) : await pixels(drawn, words), `${file}.${as}`);
     }
@@ -308,13 +313,41 @@
 
     /* --- menus and cards: popovers, which a click elsewhere and Esc close --- */
 
+    const ofPanel = name => JSON.parse(menu().dataset.exports).filter(each => each.panel === name);
+    const menu = () => document.getElementById("export-menu");
+
+    /* Fills the menu with what can be done with a panel. Tab goes past it; the arrow keys go through it. */
+    function offer(panel) {
+        const {panel: name} = panel.dataset, title = panel.ariaLabel;
+        const item = (text, label, data) => {
+            const button = Object.assign(document.createElement("button"), {textContent: text, tabIndex: -1});
+            Object.assign(button, {role: "menuitem", ariaLabel: label});
+            Object.assign(button.dataset, data);
+            return button;
+        };
+        const row = (role, ...parts) => {
+            const made = Object.assign(document.createElement("div"), {role});
+            made.append(...parts);
+            return made;
+        };
+        const large = headscope.selection?.large === name;
+        const [sign, word] = large ? ["⤡", "Make small"] : ["⤢", "Enlarge"];
+        const rows = ofPanel(name).map(({name, label, picture}) => {
+            const data = {export: name, picture, title: label === title ? title : `${title}: ${label}`};
+            const said = Object.assign(document.createElement("span"), {textContent: label, ariaHidden: "true"});
+            const forms = Object.entries(FORMS).map(
+                ([as, [short, what]]) => item(short, `${label}: ${what}, ${short}`, {...data, as}),
+            );
+            return Object.assign(row("group", said, ...forms), {ariaLabel: label});
+        });
+        menu().replaceChildren(row("none", item(`${sign} ${word}`, `${word} ${title}`, {enlarge: name})), ...rows);
+        menu().ariaLabel = `Export and enlarge ${title}`;
+    }
+
     let opener; // of the one that is open
     let pressed; // what was open when the pointer went down, which closes it
 
     function open(button, popover) {
-        if (pressed === button) {
-            return;
-        }
         popover.popover = "auto";
         popover.showPopover();
         const at = button.getBoundingClientRect(), {offsetWidth: width, offsetHeight: height} = popover;
@@ -382,19 +415,18 @@
         if (!button) {
             return;
         }
-        const {menu, about: explained, enlarge, export: name, as, picture, title} = button.dataset;
-        if (menu) {
-            const list = document.getElementById(menu), item = list.querySelector("[data-enlarge]");
-            const large = headscope.selection?.large === item.dataset.enlarge;
-            item.textContent = large ? "⤡ Make small" : "⤢ Enlarge";
-            item.ariaLabel = `${large ? "Make small" : "Enlarge"} ${list.closest(".panel").ariaLabel}`;
-            open(button, list);
+        const {menu: wanted, about: explained, enlarge, export: name, as, picture, title} = button.dataset;
+        if (wanted) {
+            if (pressed !== button) {
+                offer(button.closest(".panel"));
+                open(button, menu());
+            }
         } else if (explained) {
             pressed === button || about(button);
         } else {
-            button.closest("[role=menu]").hidePopover();
+            menu().hidePopover();
             opener.focus();
-            const panel = button.closest(".panel");
+            const panel = opener.closest(".panel");
             enlarge ? headscope.gesture("large", enlarge) : leave({name, as, picture, title, panel});
         }
     });

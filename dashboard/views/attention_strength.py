@@ -21,6 +21,7 @@ from dashboard.views.panel import panel
 from dashboard.words import count, number
 from store.study import Study
 
+NAME = "attention-strength"
 HEADS, HEADS_READING = "strength-heads-graph", "attention-strength-reading"
 HOPS, HOPS_READING = "strength-hops-graph", "strength-hops-reading"
 IMAGES, IMAGES_READING = "strength-images-graph", "strength-images-reading"
@@ -72,7 +73,7 @@ def layout() -> html.Section:
         dcc.Store(id=ENTROPY),
         dcc.Store(id=BRUSH),
     ]
-    return panel("attention-strength", "Attention strength", HEADS_READING, body, exports=EXPORTS)
+    return panel(NAME, "Attention strength", HEADS_READING, body)
 
 
 def register(app: Dash, shelf: Shelf) -> None:
@@ -568,7 +569,14 @@ def _own(chosen: Selection, value: str) -> list[str]:
 
 
 EXPORTS = (
-    Export("entropy", "Entropy of every head", entropy_numbers, entropy_lines, f"graph:{HEADS}"),
-    Export("strength", "Strength by hop", hops_numbers, hops_lines, f"graph:{HOPS}"),
-    Export("entropy-distribution", "Entropy over images", images_numbers, images_lines, f"graph:{IMAGES}"),
+    Export(NAME, "entropy", "Entropy of every head", entropy_numbers, entropy_lines, f"graph:{HEADS}"),
+    Export(NAME, "strength", "Strength by hop", hops_numbers, hops_lines, f"graph:{HOPS}"),
+    Export(
+        NAME,
+        "entropy-distribution",
+        "Entropy over images",
+        images_numbers,
+        images_lines,
+        f"graph:{IMAGES}",
+    ),
 )

@@ -20,6 +20,7 @@ from dashboard.views.panel import panel
 from dashboard.words import METRICS, number
 from store.errors import StoreError
 
+NAME = "head-attention"
 READING = "head-attention-reading"
 SUGGESTED = "attention-suggested"
 # Ids that attention.js paints into.
@@ -83,7 +84,7 @@ def layout() -> html.Section:
         html.P(id=SAID, className="said problem", role="alert"),
     ]
     tokens = html.Div(id=TOKENS, className="choice", role="group", **{"aria-label": "Token of the masks"})
-    return panel("head-attention", "Attention of the head", READING, body, tokens, EXPORTS)
+    return panel(NAME, "Attention of the head", READING, body, tokens)
 
 
 def _canvas(name: str, label: str) -> html.Canvas:
@@ -253,8 +254,8 @@ numbers = {{"row": row, "column": column, {masks}}}
 
 
 EXPORTS = (
-    Export("attention-masks", "Masks", mask_numbers, mask_python, f"canvas:{MASKS}"),
-    Export("two-axes", "Two axes", lines_numbers, lines_python, f"canvas:{AXES}"),
-    Export("attention-matrix", "Matrix", matrix_numbers, matrix_python, f"canvas:{MATRIX}"),
-    Export("attention-histogram", "Histogram", histogram_numbers, histogram_python, f"canvas:{HISTOGRAM}"),
+    Export(NAME, "attention-masks", "Masks", mask_numbers, mask_python, f"canvas:{MASKS}"),
+    Export(NAME, "two-axes", "Two axes", lines_numbers, lines_python, f"canvas:{AXES}"),
+    Export(NAME, "attention-matrix", "Matrix", matrix_numbers, matrix_python, f"canvas:{MATRIX}"),
+    Export(NAME, "attention-histogram", "Histogram", histogram_numbers, histogram_python, f"canvas:{HISTOGRAM}"),
 )

@@ -40,7 +40,7 @@ def layout() -> html.Section:
     said = "Heads in the basket are pruned together"
     basket = html.Button("+ basket", id=BASKET, className="option basket", title=said, **pressed)
     tools = [html.Span(id=LABEL, className="selected"), basket]
-    return panel("head-card", "Selected head", READING, facts, tools, EXPORTS)
+    return panel("head-card", "Selected head", READING, facts, tools)
 
 
 def draw(facts: StudyFacts, chosen: Selection) -> tuple[Any, ...]:
@@ -319,4 +319,4 @@ def figure(facts: StudyFacts, chosen: Selection) -> go.Figure:
     return graphs.figure(colours, [table], margin=dict.fromkeys("lrtb", 0), width=560, height=height)
 
 
-EXPORTS = (Export("head-card", "Selected head", numbers, python, "figure", figure),)
+EXPORTS = (Export("head-card", "head-card", "Selected head", numbers, python, "figure", figure),)

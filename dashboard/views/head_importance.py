@@ -46,7 +46,7 @@ def layout() -> html.Section:
             className="sort",
         ),
     ]
-    return panel("head-importance", "Head importance", READING, graphs.graph(GRAPH), tools, EXPORTS)
+    return panel("head-importance", "Head importance", READING, graphs.graph(GRAPH), tools)
 
 
 def draw(facts: StudyFacts, chosen: Selection) -> tuple[go.Figure, Any]:
@@ -452,4 +452,4 @@ def opening(facts: StudyFacts, chosen: Selection) -> list[str]:
     ]
 
 
-EXPORTS = (Export("head-importance", "Head importance", numbers, python, f"graph:{GRAPH}"),)
+EXPORTS = (Export("head-importance", "head-importance", "Head importance", numbers, python, f"graph:{GRAPH}"),)

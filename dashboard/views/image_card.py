@@ -32,7 +32,7 @@ def layout() -> html.Section:
     release = html.Button(
         "release", id=RELEASE, className="option", n_clicks=0, title="Show the means over all images (Esc)"
     )
-    return panel("image-card", "Selected image", READING, html.Div(id=CARD, className="image-facts"), release, EXPORTS)
+    return panel("image-card", "Selected image", READING, html.Div(id=CARD, className="image-facts"), release)
 
 
 def draw(facts: StudyFacts, chosen: Selection) -> tuple[Any, ...]:
@@ -185,4 +185,4 @@ def figure(facts: StudyFacts, chosen: Selection) -> go.Figure:
     return graphs.figure(colours, [bars], xaxis=xaxis, yaxis=yaxis, **room)
 
 
-EXPORTS = (Export("image-card", "Prediction", numbers, python, "figure", figure),)
+EXPORTS = (Export("image-card", "image-card", "Prediction", numbers, python, "figure", figure),)

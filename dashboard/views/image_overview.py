@@ -78,7 +78,7 @@ def layout() -> html.Section:
         html.Div(id=LEGEND, className="legend"),
         dcc.Store(id=MARKS),
     ]
-    return panel(NAME, "Image overview", READING, body, lasso, EXPORTS)
+    return panel(NAME, "Image overview", READING, body, lasso)
 
 
 def register(app: Dash, shelf: Shelf) -> None:
@@ -482,4 +482,4 @@ def python(facts: StudyFacts, chosen: Selection) -> str:
     return "\n".join(lines) + "\n"
 
 
-EXPORTS = (Export(NAME, "Images", numbers, python, f"graph:{GRAPH}"),)
+EXPORTS = (Export(NAME, NAME, "Images", numbers, python, f"graph:{GRAPH}"),)

@@ -1,24 +1,19 @@
 """What do all panels share? A title, a line on how to read them, what explains them, and what takes them away."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from dash import html
 
-from dashboard.exports import Export
 from dashboard.views import export_menu
 
 
-def panel(
-    name: str, title: str, reading_id: str, body: Any, tools: Any = None, exports: Sequence[Export] = ()
-) -> html.Section:
+def panel(name: str, title: str, reading_id: str, body: Any, tools: Any = None) -> html.Section:
     """A panel: `name`, of PANELS, is its class, by which it is placed.
 
     Args:
         reading_id: Of the line under its title.
-        exports: What can leave it.
     """
-    more = export_menu.menu(name, title, exports)
+    more = export_menu.buttons(name, title)
     return html.Section(
         [
             html.Header([html.H2(title), html.Div(tools, className="tools"), html.Div(more, className="more")]),

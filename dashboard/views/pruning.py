@@ -7,22 +7,16 @@ other regions of those that are known, need no server).
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from html import escape
 from typing import Any
 
-import plotly.graph_objects as go
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from dashboard.data import Shelf, StudyFacts, indices_of
 from dashboard.drawing import facts_of, problem, selection_of
-from dashboard.exports import Columns, Export
-from dashboard.graphs import figure
-from dashboard.pruned import REGIONS, Effect, Pruning, is_custom, name_of, requests_of
+from dashboard.pruned import REGIONS, Effect, Pruning, name_of, requests_of
 from dashboard.selection import Selection, head_label
-from dashboard.theme import Palette, palette
 from dashboard.views.jobs import who
 from dashboard.views.panel import panel
 from dashboard.words import METRICS, MINUS, count, duration, number, percent, short_name
@@ -30,12 +24,8 @@ from store.database import LedgerUnavailableError
 from store.errors import StoreError
 from store.ledger import Ledger
 from store.work import ENDED, Job, JobNotFoundError
-from workers.jobs import INTERACTIVE, MODES, PATCHES_PATCHES, PRUNE_IMAGES, key_of
+from workers.jobs import INTERACTIVE, MODES, PRUNE_IMAGES, key_of
 from workers.queue import Desk
-
-Numbers = Callable[[Pruning, Selection], Columns]
-Lines = Callable[[Selection, int], str]
-Figure = Callable[[Pruning, StudyFacts, Selection], go.Figure]
 
 NAME = "pruning"
 BODY = "pruning-body"
@@ -84,7 +74,7 @@ def layout() -> html.Section:
         className="prunings",
     )
     tools = html.Div(id=HEADS, className="heads", role="group", **{"aria-label": "Heads that are pruned together"})
-    return panel(NAME, "Pruning", READING, body, tools, exports(None))
+    return panel(NAME, "Pruning", READING, body, tools)
 
 
 def mode(regions: int | None) -> html.Button:
@@ -196,7 +186,7 @@ class Face:
             return cls(
                 said="No image is in the set.", top=html.P("Take a condition off the set to prune on its images.")
             )
-        missing = [key for key in wanted if _result(desk.ledger, key) is None]
+        missing = [key for key in wanted if kept(desk.ledger, key) is None]
         if pressed and isinstance(state, dict) and state.get("waits"):
             for waited in filter(None, (_job_of(desk.ledger, state, key) for key in missing)):
                 desk.cancel(waited.id, who())
@@ -214,9 +204,9 @@ class Face:
                 jobs[key] = job
         while missing and time.monotonic() < until:
             time.sleep(LOOK_EVERY)
-            missing = [key for key in missing if _result(desk.ledger, key) is None]
+            missing = [key for key in missing if kept(desk.ledger, key) is None]
         jobs = {key: desk.ledger.job(job.id) for key, job in jobs.items() if key in missing}
-        results = [_result(desk.ledger, key) for key in wanted]  # after the jobs: one may have ended just now
+        results = [kept(desk.ledger, key) for key in wanted]  # after the jobs: one may have ended just now
         there = [result for result in results if result is not None]
         # The six modes come first; other regions alone are no reason to draw.
         found = drawn(Pruning.joined(there), facts, chosen) if results[0] is not None else None
@@ -266,7 +256,7 @@ def _live(ledger: Ledger, key: str) -> Job | None:
     return next((job for job in ledger.jobs(kinds=["prune"]) if job.key == key and job.state not in ENDED), None)
 
 
-def _result(ledger: Ledger, key: str) -> dict[str, Any] | None:
+def kept(ledger: Ledger, key: str) -> dict[str, Any] | None:
     """The result of that key, which never changes; None while there is none."""
     try:
         return _kept_result(ledger, key)
@@ -476,229 +466,3 @@ def _of_set(pruning: Pruning, regions: int) -> dict[str, Any]:
     rows.append(("P(target)", left[0], left[1], "mean, of the true class; without a label, of the predicted one"))
     rows.append(("Unchanged", "", percent(told.same), "images whose most probable class is the one before"))
     return {"title": name_of(regions, len(pruning.heads)), "rows": rows}
-
-
-# --- what can leave ---
-
-
-def exports(desk: Desk | None) -> tuple[Export, ...]:
-    """The bars and the predictions; `desk` has the results. Without it they have their names, for the menu."""
-
-    def of(name: str, words: str, numbers: Numbers, lines: Lines, figure: Figure) -> Export:
-        return Export(
-            name,
-            words,
-            lambda known, chosen: numbers(result_of(known, chosen, desk), chosen),
-            lambda known, chosen: python(known, chosen, lines),
-            "figure",
-            lambda known, chosen: figure(result_of(known, chosen, desk), known, chosen),
-        )
-
-    return (
-        of("pruning", "Pruned in parts", bars_numbers, bars_lines, bars_figure),
-        of("predictions", "Predictions", predictions_numbers, predictions_lines, predictions_figure),
-    )
-
-
-def result_of(known: StudyFacts, chosen: Selection, desk: Desk | None) -> Pruning:
-    """What was found of the heads that are pruned together.
-
-    Raises:
-        StoreError: They were not pruned yet.
-    """
-    results = [desk and _result(desk.ledger, key_of(request)) for request in requests_of(known, chosen)]
-    there = [result for result in results if result]
-    if not there or len(there) < len(results):
-        where = "on these images" if chosen.image is None else f"on {chosen.image}"
-        raise StoreError(f"{label(chosen)}: not pruned {where} yet; wait for the bars on the page, then export them")
-    return Pruning.joined(there)
-
-
-def bars_numbers(pruning: Pruning, chosen: Selection) -> Columns:
-    """The metric by regions; the probability as what is left of it, as it is drawn."""
-    effects = [pruning.effect(chosen.metric, regions) for regions in pruning.regions]
-    return {
-        "regions": pruning.regions,
-        "name": [name_of(regions) for regions in pruning.regions],
-        measured(chosen.metric): [effect.mean for effect in effects],
-        "sd": [effect.sd for effect in effects],
-        "counted": [effect.counted for effect in effects],
-    }
-
-
-def predictions_numbers(pruning: Pruning, chosen: Selection) -> Columns:
-    """Of one image the classes that are among the first five, before or after; of several, each image's first."""
-    if pruning.images > 1:
-        columns = [
-            [pruning.before(image)[:1] for image in range(pruning.images)],
-            [pruning.after(chosen.regions, image)[:1] for image in range(pruning.images)],
-        ]
-        firsts = [[each[0][0] if each else -1 for each in column] for column in columns]
-        return {"image": pruning.result["images"], "before": firsts[0], "after": firsts[1]}
-    before, after = dict(pruning.before()), dict(pruning.after(chosen.regions))
-    classes = list(before | after)
-    missing = float("nan")
-    return {
-        "class": classes,
-        "before": [before.get(each, missing) for each in classes],
-        "after": [after.get(each, missing) for each in classes],
-    }
-
-
-def measured(metric: str) -> str:
-    """Name of the array of a result that is drawn of a metric."""
-    words = METRICS[metric]
-    return metric if words.curve == "importance" else words.curve
-
-
-def python(known: StudyFacts, chosen: Selection, lines: Lines) -> str:
-    """Lines that compute the same numbers; `numbers` are they."""
-    requests = requests_of(known, chosen)
-    heads = sorted(set(chosen.heads_pruned))
-    images = [chosen.image] if chosen.image is not None else list(requests[0].images) if requests else []
-    named = "study.image_ids" if images == known.image_ids else repr(images)
-    regions = [each for request in requests for each in request.regions]
-    return f"""import headscope
-study = headscope.open_study({known.name!r})
-
-# A study has heads pruned one by one and whole; the rest is computed by its model, as a worker does it.
-import numpy as np
-from store.settings import Settings
-from workers.jobs import PruneRequest
-from workers.prune import effects
-
-images = {named}
-heads = {heads!r}  # (layer, head), switched off together
-regions = {regions!r}  # sums of CLS→CLS 1, CLS→patches 2, patches→CLS 4, patches→patches 8
-request = PruneRequest(study.name, study.manifest.content, tuple(images), tuple(heads), tuple(regions))
-found = effects(request, images, Settings(), check=lambda: None, progress=lambda done: None)
-{lines(chosen, len(images))}"""
-
-
-def bars_lines(chosen: Selection, images: int) -> str:
-    """The end of the lines, for the bars."""
-    name = measured(chosen.metric)
-    layer = max(layer for layer, _ in chosen.heads_pruned)
-    rows = f"found[{name!r}][{str(layer)!r}]" if chosen.metric.endswith("distance") else f"found[{name!r}]"
-    return f"""values = np.array({rows}, dtype=float)  # (regions, image), NaN where there is no number
-counted = np.isfinite(values).sum(axis=1)
-mean = np.nansum(values, axis=1) / np.where(counted, counted, np.nan)
-sd = np.sqrt(np.nansum((values - mean[:, None]) ** 2, axis=1) / np.where(counted > 1, counted, np.nan))
-names = {[name_of(each) for each in (*MODES, *([chosen.regions] if is_custom(chosen.regions) else []))]!r}
-numbers = {{"regions": regions, "name": names, {name!r}: mean, "sd": sd, "counted": counted}}
-"""
-
-
-def predictions_lines(chosen: Selection, images: int) -> str:
-    """The same for the predictions."""
-    after = f"found['top_after'][regions.index({chosen.regions})]"
-    if images > 1:
-        return f"""before, after = found["top_before"], {after}
-firsts = [[ranks[0][0] if ranks else -1 for ranks in of_images] for of_images in (before, after)]
-numbers = {{"image": images, "before": firsts[0], "after": firsts[1]}}
-"""
-    return f"""before, after = dict(found["top_before"][0]), dict({after}[0])
-classes = list(before | after)
-numbers = {{
-    "class": classes,
-    "before": [before.get(each, np.nan) for each in classes],
-    "after": [after.get(each, np.nan) for each in classes],
-}}
-"""
-
-
-def bars_figure(pruning: Pruning, known: StudyFacts, chosen: Selection) -> go.Figure:
-    """The bars, with the matrix under each, as on the page."""
-    colours, bars = palette(chosen.theme), Bars.of(pruning, chosen.metric)
-    effects = list(bars.effects.values())
-    spread = [effect.sd if math.isfinite(effect.sd) else None for effect in effects]
-    trace = go.Bar(
-        x=list(range(len(effects))),
-        y=[effect.mean for effect in effects],
-        width=0.6,
-        text=[brief(effect.mean) for effect in effects],
-        textposition="outside",
-        cliponaxis=False,
-        marker={"color": [colours.accent if each == chosen.regions else colours.muted for each in pruning.regions]},
-        error_y={"array": spread, "color": colours.text, "thickness": 1} if any(spread) else None,
-    )
-    shapes = [
-        shape for place, regions in enumerate(pruning.regions) for shape in _glyph_shapes(place, regions, colours)
-    ]
-    if bars.reference is not None and math.isfinite(bars.reference):
-        line = {"color": colours.text, "dash": "dash", "width": 1}
-        shapes.append(
-            {
-                "type": "line",
-                "xref": "paper",
-                "x0": 0,
-                "x1": 1,
-                "y0": bars.reference,
-                "y1": bars.reference,
-                "line": line,
-            }
-        )
-    return figure(
-        colours,
-        [trace],
-        shapes=shapes,
-        xaxis={"showticklabels": False, "range": [-0.6, len(effects) - 0.4], "showgrid": False, "zeroline": False},
-        yaxis={"title": {"text": bars.axis}, "range": [0, bars.top * 1.12]},
-        margin={"l": 64, "r": 12, "t": 12, "b": 44},
-    )
-
-
-def _glyph_shapes(place: int, regions: int, colours: Palette) -> list[dict[str, Any]]:
-    """The matrix of a head under the bar at `place`, in pixels."""
-    spans = ((-16, -7), (-5, 16))  # of CLS and of patches, from the middle; downwards the same
-    anchored = {"xsizemode": "pixel", "ysizemode": "pixel", "xanchor": place, "yanchor": 0, "yref": "paper"}
-    shapes = []
-    for cell, bit in enumerate(REGIONS):
-        (top, bottom), (left, right) = spans[cell // 2], spans[cell % 2]
-        off = bool(regions & bit)
-        ramp = colours.patch if bit == PATCHES_PATCHES else colours.cls
-        box = {"x0": left, "x1": right, "y0": -24 - top, "y1": -24 - bottom}
-        fill = "rgba(0,0,0,0)" if off else ramp[2]
-        shapes.append(
-            {"type": "rect", **anchored, **box, "fillcolor": fill, "line": {"color": colours.faint, "width": 1}}
-        )
-        if off:
-            path = f"M{left},{-24 - bottom}L{right},{-24 - top}"
-            shapes.append({"type": "path", **anchored, "path": path, "line": {"color": colours.faint, "width": 1}})
-    return shapes
-
-
-def predictions_figure(pruning: Pruning, known: StudyFacts, chosen: Selection) -> go.Figure:
-    """The most probable classes before and after; of several images, top-1 accuracy and predictions that stay."""
-    colours, names, true = palette(chosen.theme), known.study.class_names, pruning.label()
-    if pruning.images > 1:
-        told = pruning.predictions(chosen.regions)
-        if told is None:
-            raise StoreError(NO_CLASSIFIER)
-        words = ["Same prediction", *(["Top-1 accuracy"] if told.right_before is not None else [])]
-        before, after = [1.0, told.right_before][: len(words)], [told.same, told.right_after][: len(words)]
-    else:
-        columns = predictions_numbers(pruning, chosen)
-        if not columns["class"]:
-            raise StoreError(NO_CLASSIFIER)
-        words = [escape(short_name(class_name(names, place))) for place in columns["class"]]
-        words = [
-            f"<b>{word}</b>" if place == true else word for place, word in zip(columns["class"], words, strict=True)
-        ]
-        before, after = columns["before"], columns["after"]
-    rows = list(range(len(words)))
-    series = (("before", before, colours.faint), (name_of(chosen.regions), after, colours.text))
-    traces = [
-        go.Bar(y=rows, x=values, name=name, orientation="h", marker={"color": colour})
-        for name, values, colour in series
-    ]
-    return figure(
-        colours,
-        traces,
-        barmode="group",
-        showlegend=True,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        xaxis={"title": {"text": "share of images" if pruning.images > 1 else "probability"}, "rangemode": "tozero"},
-        yaxis={"tickvals": rows, "ticktext": words, "autorange": "reversed", "automargin": True, "showgrid": False},
-        margin={"l": 12, "r": 12, "t": 40, "b": 44},
-    )
