@@ -7,7 +7,7 @@ from urllib.parse import quote
 import waitress
 from dash import Dash, html
 
-from dashboard import drawing, exports, routes, theme, writer
+from dashboard import exports, routes, theme, writer
 from dashboard.data import Shelf
 from dashboard.exports import Export
 from dashboard.offers import Offers
@@ -87,8 +87,7 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     for view in (header, image_overview, attention_strength, pattern_map):
         view.register(app, shelf)
     pruning.register(app, shelf, desk)
-    drawing.register(app, shelf, DRAWINGS)
-    writer.register(app, shelf)
+    writer.register(app, shelf, DRAWINGS)
     jobs.register(app, desk)
     new_study.register(app, shelf, desk, Offers(settings))
     studies.register(app, shelf, desk)
@@ -120,7 +119,6 @@ def layout(shelf: Shelf, outgoing: Sequence[Export]) -> html.Div:
         [
             header.layout(shelf.entries()),
             *writer.layout(),
-            drawing.layout(),
             html.Div(id=writer.EMPTY, className="empty"),
             html.Main(stage, id=writer.STAGE, className="stage"),
             jobs.layout(),

@@ -1,4 +1,4 @@
-"""What is drawn anew? All views in one answer: a selection costs one request, and what it leaves as it is nothing.
+"""What is drawn anew? All views in the answer to a gesture, and what it leaves as it is not at all.
 
 A view says which fields of the selection it depends on. The page holds the selection that its views were drawn
 from; where none of a view's fields differ from it, the view is left alone.
@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Output, html, no_update
 from dash.exceptions import PreventUpdate
 from werkzeug.exceptions import BadRequest
 
 from dashboard.data import Shelf, StudyFacts, facts
-from dashboard.selection import SELECTION, Selection, fits
+from dashboard.selection import Selection, fits
 from dashboard.theme import Palette, palette
 from store.errors import StoreError
 
@@ -57,40 +57,14 @@ def problem(text: str) -> html.Span:
     return html.Span(text, className="problem", role="alert")
 
 
-def layout() -> dcc.Store:
-    return dcc.Store(id=DRAWN)
-
-
-def register(app: Dash, shelf: Shelf, drawings: Sequence[Drawing]) -> None:
-    @app.callback(
-        *(output for drawing in drawings for output in drawing.outputs),
-        Output(DRAWN, "data"),
-        Input(SELECTION, "data"),
-        State(DRAWN, "data"),
-    )
-    def draw(data: object, drawn: object) -> list[Any]:
-        values, now = answer(shelf, drawings, data, drawn)
-        return [*(value for each in values for value in each), now]
-
-
-def answer(
-    shelf: Shelf, drawings: Sequence[Drawing], data: object, drawn: object
-) -> tuple[list[tuple[Any, ...]], dict[str, Any] | None]:
+def anew(
+    drawings: Sequence[Drawing], known: StudyFacts, chosen: Selection, drawn: object
+) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
     """The values of each drawing, and what they are drawn from, for the next time.
 
     Args:
-        data: The selection's, from the browser.
         drawn: What this gave the last time, from the browser; None or anything else draws all.
-    Raises:
-        PreventUpdate: Nothing is selected yet.
-        BadRequest: `data` is no selection.
     """
-    chosen = selection_of(data)
-    try:
-        known = facts_of(shelf, chosen)
-    except StoreError as error:
-        said = str(error)
-        return [(*each.blank(palette(chosen.theme)), problem(said)) for each in drawings], None
     now = {"content": known.content, "selection": chosen.data()}
     before = drawn if isinstance(drawn, dict) and drawn.get("content") == known.content else {}
     same = before.get("selection")

@@ -456,15 +456,6 @@ def with_class_toggled(chosen: Selection, facts: Facts, index: object) -> Select
     return replace(chosen, images=with_class(chosen.images, int(index)))  # type: ignore[call-overload]
 
 
-def with_classes(chosen: Selection, facts: Facts, indices: object) -> Selection:
-    """The set of these classes; of none, of all."""
-    if not isinstance(indices, list) or not all(_is_index(index, facts.num_classes) for index in indices):
-        return chosen
-    if not indices:
-        return replace(chosen, images=without(chosen.images, Classes.kind))
-    return within(chosen, facts, Classes(tuple(dict.fromkeys(int(index) for index in indices))))
-
-
 def with_prediction(chosen: Selection, facts: Facts, verdict: object) -> Selection:
     """The images that are predicted "right" or "wrong"; all again if they were."""
     if verdict not in ("right", "wrong"):

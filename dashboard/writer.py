@@ -1,21 +1,23 @@
 """What does a gesture change? The one writer of the selection: every click, key and address comes here.
 
-address ─┐                                 ┌─> views, each drawing from the selection and the store
-clicks  ─┼─> write ──> SELECTION, PLACE ───┤
-gestures┘      └────> address of the page  └─> `settled`: the gestures made meanwhile may come
+address ─┐             ┌─> SELECTION, PLACE: what the scripts mark; then the gestures made meanwhile may come
+clicks  ─┼─> write ────┼─> every view that shows it otherwise than before, drawn from the store
+gestures┘              └─> address of the page
+
+One request does all of it: the browser does some fifty things around each.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from dashboard.data import STUDIES_OPEN, Shelf, StudyFacts, facts, indices_of
-from dashboard.drawing import DRAWN
+from dashboard.drawing import DRAWN, Drawing, anew
 from dashboard.image_sets import corners_of
 from dashboard.routes import pictures_url
 from dashboard.selection import (
@@ -31,7 +33,6 @@ from dashboard.selection import (
     with_basket,
     with_choice,
     with_class_toggled,
-    with_classes,
     with_entropy,
     with_head,
     with_image,
@@ -46,7 +47,7 @@ from dashboard.selection import (
     with_top,
     without_condition,
 )
-from dashboard.views import head_importance, header, image_card, image_overview, pattern_map
+from dashboard.views import head_importance, header, image_overview, pattern_map
 from dashboard.views.choice import Reasons
 from store.errors import StoreError
 from store.study import Study
@@ -83,7 +84,7 @@ NO_STUDY = [
 
 
 def layout() -> list[Any]:
-    stores = [dcc.Store(id=each) for each in (SELECTION, PLACE, URL, ADDRESS, GESTURES, ANSWERED)]
+    stores = [dcc.Store(id=each) for each in (SELECTION, PLACE, URL, ADDRESS, GESTURES, ANSWERED, DRAWN)]
     return [*stores, html.Div(id=NOTICE, className="notice", role="status")]
 
 
@@ -141,10 +142,6 @@ def after(chosen: Selection, known: StudyFacts, source: object, value: Any) -> S
                 chosen = after_gesture(chosen, known, kind, made)
         case str() if source == header.THEME:
             return with_choice(chosen, known, "theme", value)
-        case str() if source == image_card.RELEASE:
-            return replace(chosen, image=None)
-        case {"choice": str(field), "value": str(picked)} if field in known.choices:
-            return with_choice(chosen, known, field, picked)
     return chosen
 
 
@@ -156,6 +153,10 @@ def after_gesture(chosen: Selection, known: StudyFacts, kind: object, value: Any
     if isinstance(kind, str) and kind in WITH_A_VALUE:
         return WITH_A_VALUE[kind](chosen, known, value)
     match kind, value:
+        case "choice", [str(field), str(picked)] if field in known.choices:
+            return with_choice(chosen, known, field, picked)
+        case "release", _:
+            return replace(chosen, image=None)
         case "head", [layer, head]:
             return with_head(chosen, known, layer, head)
         case "basket", [layer, head]:
@@ -168,8 +169,6 @@ def after_gesture(chosen: Selection, known: StudyFacts, kind: object, value: Any
             return with_lasso(chosen, known, image_overview.vector_of(known.study, chosen.metric), corners_of(value))
         case "drop", _:
             return without_condition(chosen, value)
-        case "drop-all", _:
-            return replace(chosen, images="")
     return chosen
 
 
@@ -182,7 +181,6 @@ WITH_A_VALUE: dict[str, Callable[[Selection, StudyFacts, Any], Selection]] = {
     "regions": lambda chosen, known, value: with_choice(chosen, known, "regions", value),
     "large": with_large,
     "class": with_class_toggled,
-    "classes": with_classes,
     "prediction": with_prediction,
     "probability": with_probability,
     "brush": with_entropy,
@@ -257,7 +255,7 @@ def told(study: Study) -> dict[str, Any]:
     }
 
 
-def register(app: Dash, shelf: Shelf) -> None:
+def register(app: Dash, shelf: Shelf, drawings: Sequence[Drawing]) -> None:
     app.clientside_callback(ClientsideFunction("page", "search"), Output(URL, "data"), Input(URL, "id"))
 
     @app.callback(
@@ -269,18 +267,19 @@ def register(app: Dash, shelf: Shelf) -> None:
         Output(ANSWERED, "data"),
         Output(EMPTY, "children"),
         Output(STAGE, "hidden"),
+        Output(DRAWN, "data"),
+        *(output for drawing in drawings for output in drawing.outputs),
         Input(URL, "data"),
         Input(header.STUDY, "value"),
         Input(header.THEME, "data"),
         Input(header.SEARCH, "n_submit"),
-        Input({"choice": ALL, "value": ALL}, "n_clicks"),
-        Input(image_card.RELEASE, "n_clicks"),
         Input(GESTURES, "data"),
         State(SELECTION, "data"),
+        State(DRAWN, "data"),
         State(header.SEARCH, "value"),
     )
     def write(*values: Any) -> tuple[Any, ...]:
-        before, typed = values[-2:]
+        before, drawn, typed = values[-3:]
         source, value = ctx.triggered_id, _triggered_value()
         if before is None and source != header.STUDY:
             # On the first load everything triggers at once; only the address means something then.
@@ -291,8 +290,10 @@ def register(app: Dash, shelf: Shelf) -> None:
         done = value.get("n") if source == GESTURES and isinstance(value, dict) else no_update
         chosen = result.chosen
         if chosen is None:
-            return None, None, no_update, no_update, result.notice, done, NO_STUDY, True
+            blank = [no_update for drawing in drawings for _ in drawing.outputs]
+            return None, None, no_update, no_update, result.notice, done, NO_STUDY, True, None, *blank
         known, data = facts(shelf.open(chosen.study)), chosen.data()
+        views, now = anew(drawings, known, chosen, drawn)
         address = {"search": to_search(chosen, known), "replace": result.found, "title": title(chosen)}
         unchanged = data == before
         return (
@@ -304,12 +305,15 @@ def register(app: Dash, shelf: Shelf) -> None:
             done,
             None,
             False,
+            no_update if now == drawn else now,
+            *(value for view in views for value in view),
         )
 
     app.clientside_callback(ClientsideFunction("page", "address"), Input(ADDRESS, "data"))
-    app.clientside_callback(ClientsideFunction("headscope", "selected"), Input(SELECTION, "data"), Input(PLACE, "data"))
-    # Called once when the answer is there and drawn.
-    app.clientside_callback(ClientsideFunction("headscope", "settled"), Input(ANSWERED, "data"), Input(DRAWN, "data"))
+    app.clientside_callback(
+        ClientsideFunction("headscope", "answered"),
+        *(Input(each, "data") for each in (SELECTION, PLACE, ANSWERED, DRAWN)),
+    )
 
 
 def _triggered_value() -> Any:

@@ -20,7 +20,6 @@ from dashboard.selection import (
     with_basket,
     with_choice,
     with_class_toggled,
-    with_classes,
     with_entropy,
     with_head,
     with_image,
@@ -384,14 +383,11 @@ def test_an_image_is_found_by_its_id_and_several_by_a_part_of_theirs():
     assert (conditions_of(several.images), said) == ((Ids(".png"),), "")
 
 
-def test_classes_are_toggled_and_set():
+def test_classes_are_toggled():
     one = with_class_toggled(START, FACTS, 3)
     assert with_class_toggled(one, FACTS, 1).images == "class:3,1"
     assert with_class_toggled(one, FACTS, 3) == START
     assert with_class_toggled(START, FACTS, 5) == START
-    assert with_classes(one, FACTS, [4, 4.0, 2]).images == "class:4,2"
-    assert with_classes(one, FACTS, []) == START
-    assert with_classes(one, FACTS, [7]) == with_classes(one, FACTS, "3") == one
 
 
 def test_predictions_and_ranges_make_a_set_and_their_whole_range_unmakes_it():

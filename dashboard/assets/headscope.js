@@ -62,6 +62,16 @@ window.headscope = (() => {
             return `rgb(${from.map((value, at) => Math.round(value + (to[at] - value) * (place - low))).join(", ")})`;
         },
 
+        /* An element; those of a drawing are made by svg. */
+        element(tag, attributes = {}, ...children) {
+            const made = document.createElement(tag);
+            for (const [name, value] of Object.entries(attributes)) {
+                made.setAttribute(name, value);
+            }
+            made.append(...children);
+            return made;
+        },
+
         svg(tag, attributes = {}, ...children) {
             const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
             for (const [name, value] of Object.entries(attributes)) {
@@ -74,6 +84,7 @@ window.headscope = (() => {
         overlay,
         gesture,
         caption,
+        watch,
     };
 
     /* What a tooltip shows of an image, as Dash takes it: its picture, lines of [class, text], and what is known of it. */
@@ -140,7 +151,7 @@ window.headscope = (() => {
 
         function repaint() {
             const layout = gd?._fullLayout;
-            if (!layout?.xaxis || !layout._size || !layout.xaxis.d2p) {
+            if (!shared.selection || !layout?.xaxis || !layout._size || !layout.xaxis.d2p) {
                 return;
             }
             const {xaxis, yaxis, _size: size} = layout;
@@ -173,14 +184,32 @@ window.headscope = (() => {
         return {repaint, svg};
     }
 
+    /* --- that views are being drawn, once that is long enough to be noticed --- */
+
+    const NOTICED = 200; // ms
+
+    /* Called once the page is there. Dash marks what an answer will fill, and one answer fills all views: one tells. */
+    function watch() {
+        const stage = document.getElementById("stage"), told = stage.querySelector(".reading");
+        let timer;
+        const look = () => {
+            const works = told.hasAttribute("data-dash-is-loading");
+            clearTimeout(timer);
+            timer = works && setTimeout(() => stage.classList.add("working"), NOTICED);
+            works || stage.classList.remove("working");
+        };
+        new MutationObserver(look).observe(told, {attributeFilter: ["data-dash-is-loading"]});
+        look();
+    }
+
     /* --- what is picked --- */
 
     /* Presses the buttons of what is picked; those of values that the study lacks are disabled and say why. */
     function press() {
-        for (const button of document.querySelectorAll("button[id^='{\"choice\"']")) {
-            const {choice, value} = JSON.parse(button.id);
-            const picked = String(shared.selection[choice]) === value;
-            const why = shared.facts.lacks[choice]?.[value];
+        for (const button of document.querySelectorAll("[data-gesture=choice]")) {
+            const [field, value] = JSON.parse(button.dataset.value);
+            const picked = String(shared.selection[field]) === value;
+            const why = shared.facts.lacks[field]?.[value];
             button.classList.toggle("on", picked);
             button.setAttribute("aria-pressed", picked);
             button.disabled = Boolean(why);
@@ -188,32 +217,32 @@ window.headscope = (() => {
         }
     }
 
+    /* `place`: {index, facts}, of the selection that came with it. */
+    function select(selection, place) {
+        const root = document.documentElement.dataset;
+        Object.assign(shared, {selection, index: place.index, facts: place.facts});
+        root.bsTheme = selection.theme;
+        root.tab = selection.tab;
+        if ((root.large ?? "") !== selection.large) {
+            root.large = selection.large;
+            for (const panel of document.querySelectorAll(".stage .panel")) {
+                panel.classList.toggle("large", panel.dataset.panel === selection.large);
+            }
+            requestAnimationFrame(() => dispatchEvent(new Event("resize"))); // graphs fill their place
+        }
+        press();
+        for (const listener of listeners) {
+            listener(selection, place.index, place.facts);
+        }
+    }
+
     window.dash_clientside = window.dash_clientside || {};
     window.dash_clientside.headscope = {
-        /* `place`: {index, facts}, of the selection that came with it. */
-        selected(selection, place) {
-            if (!selection || !place) {
-                return;
-            }
-            const root = document.documentElement.dataset;
-            Object.assign(shared, {selection, index: place.index, facts: place.facts});
-            root.bsTheme = selection.theme;
-            root.tab = selection.tab;
-            if ((root.large ?? "") !== selection.large) {
-                root.large = selection.large;
-                for (const panel of document.querySelectorAll(".stage .panel")) {
-                    panel.classList.toggle("large", panel.dataset.panel === selection.large);
-                }
-                requestAnimationFrame(() => dispatchEvent(new Event("resize"))); // graphs fill their place
-            }
-            press();
-            for (const listener of listeners) {
-                listener(selection, place.index, place.facts);
-            }
-        },
-
         /* The answer to gestures is there, and drawn. */
-        settled(done, drawn) {
+        answered(selection, place, done, drawn) {
+            if (selection && place && (selection !== shared.selection || place.facts !== shared.facts)) {
+                select(selection, place);
+            }
             drawnFrom = JSON.stringify(drawn?.selection);
             requestAnimationFrame(() => requestAnimationFrame(() => late.splice(0).forEach(then => then())));
             if (done === undefined || done === null || done >= sent) {

@@ -62,6 +62,7 @@ window.dash_clientside = window.dash_clientside || {};
 
         /* Called once, when the page is there: what the address asks of the workspace, if that is what it names. */
         search() {
+            headscope.watch();
             arrive();
             return root.dataset.page === "workspace" ? asked() : idle();
         },

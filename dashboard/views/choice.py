@@ -4,6 +4,7 @@ The browser presses the button of what is picked (assets/headscope.js); why a st
 study's facts.
 """
 
+import json
 from collections.abc import Callable, Mapping
 
 import dash_bootstrap_components as dbc
@@ -15,16 +16,15 @@ from dashboard.data import StudyFacts
 Reasons = Callable[[StudyFacts], Mapping[str, str]]
 
 
-def button_id(field: str, value: str) -> dict[str, str]:
-    """Id of one button: that of field "metric" and value "jsd"."""
-    return {"choice": field, "value": value}
-
-
 def layout(field: str, labels: Mapping[str, str], title: str) -> html.Div:
     """The buttons of a field of the selection, by value."""
     return html.Div(
         [
-            html.Button(label, id=button_id(field, value), className="option", n_clicks=0, **{"aria-pressed": "false"})
+            html.Button(
+                label,
+                className="option",
+                **{"aria-pressed": "false", "data-gesture": "choice", "data-value": json.dumps([field, value])},
+            )
             for value, label in labels.items()
         ],
         className="choice",

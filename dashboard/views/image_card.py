@@ -30,7 +30,11 @@ FEW = 5  # classes of the picture that leaves
 
 def layout() -> html.Section:
     release = html.Button(
-        "release", id=RELEASE, className="option", n_clicks=0, title="Show the means over all images (Esc)"
+        "release",
+        id=RELEASE,
+        className="option",
+        title="Show the means over all images (Esc)",
+        **{"data-gesture": "release"},
     )
     return panel("image-card", "Selected image", READING, html.Div(id=CARD, className="image-facts"), release)
 
