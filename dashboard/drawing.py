@@ -46,7 +46,7 @@ class Drawing:
             return self.draw(known, chosen)
         except StoreError as error:
             said = str(error)
-        except Exception:
+        except Exception:  # any fault of one view: the other views go on
             log.exception("%s cannot be drawn for %s", self.outputs[-1], chosen)
             said = "This cannot be drawn: an error of Headscope, which is in the server's log."
         return *self.blank(palette(chosen.theme)), problem(said)

@@ -129,6 +129,36 @@ def _cell(value: Any) -> str:
     return "'" + text if isinstance(value, str) and text.startswith(FORMULA) else text
 
 
+# --- lines that give the same numbers ---
+
+
+def opening(known: StudyFacts, chosen: Selection) -> list[str]:
+    """Lines that open the study as `study`, and name the images of the set `images`."""
+    rows = indices_of(known.study, chosen.images).tolist()
+    images = f"{rows}  # {chosen.images!r}" if chosen.images else "slice(None)"
+    return [
+        "import headscope",
+        "import numpy as np",
+        "",
+        f"study = headscope.open_study({known.name!r})",
+        f"images = {images}",
+    ]
+
+
+def over_images(array: str) -> list[str]:
+    """Lines that give `numbers` a row a head: the mean of an array over the images of the set, and its deviation.
+
+    Args:
+        array: What study.read is given for something of (image, layer, head).
+    """
+    return [
+        f"values = np.ma.masked_invalid(study.read({array})[images].astype(float))  # (image, layer, head)",
+        "mean, sd = (each.filled(np.nan).ravel() for each in (values.mean(axis=0), values.std(axis=0)))",
+        "layer, head = np.indices(values.shape[1:]).reshape(2, -1)",
+        'numbers = {"layer": layer, "head": head, "mean": mean, "sd": sd}',
+    ]
+
+
 # --- addresses ---
 
 

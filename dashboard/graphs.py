@@ -26,10 +26,9 @@ def graph(graph_id: str, zoom: bool = False) -> dcc.Graph:
     """An empty graph that fills its parent.
 
     Args:
-        zoom: Whether the wheel zooms, and a bar saves the picture and zooms back. Without, it is hovered and
-            clicked only.
+        zoom: Whether the wheel zooms, and a bar zooms back. Without, it is hovered and clicked only.
     """
-    bar = {"modeBarButtons": [["toImage", "resetScale2d"]], "scrollZoom": True} if zoom else {"displayModeBar": False}
+    bar = {"modeBarButtons": [["resetScale2d"]], "scrollZoom": True} if zoom else {"displayModeBar": False}
     config = CONFIG | bar
     return dcc.Graph(
         id=graph_id,

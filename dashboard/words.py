@@ -120,3 +120,9 @@ def ago(seconds: float) -> str:
 def megabytes(size: float) -> str:
     """Of bytes, in MB (10⁶): as 0.4 MB, 1,030 MB."""
     return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
+
+
+def ordinal(place: int) -> str:
+    """As 1st, 2nd, 11th, 23rd."""
+    ending = "th" if place // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place}{ending}"

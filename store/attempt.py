@@ -660,7 +660,7 @@ def _unless_done(undo: Callable[[], None]) -> Iterator[None]:
     """Undo what was begun if it is not brought to its end, by Ctrl-C too; who began it never gets to hold it then."""
     try:
         yield
-    except BaseException:
+    except BaseException:  # Ctrl-C too: what was begun is undone, and the error goes on
         undo()
         raise
 

@@ -24,7 +24,7 @@ def put(path: Path, data: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: no half file stays
         partial.unlink(missing_ok=True)
         raise
 

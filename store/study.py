@@ -262,7 +262,7 @@ class Study:
         token = asked.set(keys)
         try:
             return access()
-        except Exception as error:
+        except Exception as error:  # zarr and codecs raise many kinds on damage; anything else goes on below
             faults = {key: fault(self.path / key, self.manifest.objects[key]) for key in dict.fromkeys(keys)}
             bad = {key: problem for key, problem in faults.items() if problem}
             if not bad:

@@ -296,6 +296,14 @@ def test_the_lines_of_every_export_run_and_give_its_numbers(
             assert_same(name, told, read_back(namespace["numbers"]))
 
 
+def test_a_set_that_an_address_made_up_adds_no_line(app: Dash, data: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HEADSCOPE_DATA", str(data))
+    query = urlencode({"study": "plain", "image": "", "images": "id:0\nraise SystemExit"})
+    lines = app.server.test_client().get(f"/export/head-importance.py?{query}").text
+    assert "raise SystemExit" in lines
+    exec(compile(lines, "lines.py", "exec"), {})
+
+
 def assert_same(name: str, told: list[list[str]], given: list[list[str]]) -> None:
     """Two CSVs, of texts that are equal and numbers that are equal to float32's rounding."""
     assert told[0] == given[0], name

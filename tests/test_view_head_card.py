@@ -11,6 +11,7 @@ from dashboard.data import Shelf, StudyFacts, Summary, facts
 from dashboard.selection import Selection, default
 from dashboard.views import head_card
 from dashboard.views.head_card import Named, Row
+from dashboard.words import ordinal
 from store.errors import DamagedError
 from tests.studies import compute, tiny_study
 
@@ -81,7 +82,7 @@ def test_numbers_over_the_set_are_of_its_images_and_here_is_the_image(known: Stu
 def test_the_line_says_the_heads_place_by_the_metric(known: StudyFacts, chosen: Selection):
     row = by_label(known, chosen)["JSD"]
     said = head_card.draw(known, chosen)[-1]
-    places = [head_card.ordinal(place) for place in (row.here_place, row.mean_place)]
+    places = [ordinal(place) for place in (row.here_place, row.mean_place)]
     assert said == f"JSD: {places[0]} here, {places[1]} in the set, of 6 heads."
     assert head_card.draw(known, replace(chosen, image=None))[-1] == f"JSD: {places[1]} in the set, of 6 heads."
 

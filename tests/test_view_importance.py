@@ -14,8 +14,8 @@ from dashboard.data import Shelf, StudyFacts, Summary, facts
 from dashboard.selection import Selection, default
 from dashboard.theme import DARK, LIGHT, Palette
 from dashboard.views import head_importance
-from dashboard.views.head_importance import Heads, ordinal
-from dashboard.words import METRICS, number
+from dashboard.views.head_importance import Heads
+from dashboard.words import METRICS, number, ordinal
 from store.errors import DamagedError
 from tests.studies import compute, tiny_study
 

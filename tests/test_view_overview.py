@@ -282,8 +282,13 @@ def test_every_colour_of_every_kind_of_study_is_drawn(shelf: Shelf, name: str, t
     for colour in known.colours:
         for image in (None, known.image_ids[0]):
             chosen = picked(known, colour=colour, theme=theme, image=image)
-            sent(view.draw(known, chosen)[0])
-            view.draw_legend(known, chosen)
+            fig = view.draw(known, chosen)[0]
+            assert sent(fig)["layout"]["meta"]["drawn_for"]
+            has_place = np.isfinite(known.study["image_layout"][0]).all(axis=-1)
+            drawn = sorted(image for each in images_of(fig).values() for image in each)
+            assert drawn == np.flatnonzero(has_place).tolist()
+            *_, entries = view.draw_legend(known, chosen)
+            assert entries
 
 
 def test_what_a_study_cannot_be_coloured_by_has_a_reason(shelf: Shelf):

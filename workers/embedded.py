@@ -84,7 +84,7 @@ class Embedded:
             _check_address(self.settings)
             if self.settings.broker is None:
                 self._children = self._planned()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the lock does not stay
             self._release()
             raise
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -106,7 +106,7 @@ def wary(task: Task, app: Celery, consumer: Any, **other: Any) -> Callable[..., 
     def handler(*message: Any, **about: Any) -> Any:
         try:
             return hear(*message, **about)
-        except Exception as error:
+        except Exception as error:  # a stranger wrote it: whatever it makes Celery raise, it is no bell
             raise InvalidTaskError(f"this is no bell: {error}") from error
 
     return handler

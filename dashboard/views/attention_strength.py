@@ -12,11 +12,10 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dashboard import graphs
 from dashboard.data import Array, Shelf, StudyFacts, members, of_image, read, strength_mean, summary, table
 from dashboard.drawing import Drawing
-from dashboard.exports import Columns, Export
+from dashboard.exports import Columns, Export, opening, over_images
 from dashboard.image_sets import Entropy, conditions_of, without
 from dashboard.selection import Selection, head_label
 from dashboard.theme import Palette, colorscale, faded, palette
-from dashboard.views.head_importance import opening
 from dashboard.views.panel import panel
 from dashboard.words import count, number
 from store.study import Study
@@ -507,15 +506,7 @@ def entropy_lines(facts: StudyFacts, chosen: Selection) -> str:
     return _lines(
         facts,
         chosen,
-        "values = np.ma.masked_invalid(study.read('entropy')[images].astype(float))  # (image, layer, head)",
-        "mean, sd = values.mean(axis=0), values.std(axis=0)",
-        "layer, head = np.indices(mean.shape).reshape(2, -1)",
-        "numbers = {",
-        '    "layer": layer,',
-        '    "head": head,',
-        '    "mean": mean.filled(np.nan).ravel(),',
-        '    "sd": sd.filled(np.nan).ravel(),',
-        "}",
+        *over_images("'entropy'"),
         *_own(chosen, "study.read('entropy', {image}).ravel()"),
     )
 

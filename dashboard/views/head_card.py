@@ -11,12 +11,11 @@ from dash import Output, html
 from dashboard import graphs
 from dashboard.data import Array, StudyFacts, Summary, large, members, of_image, ranks, read, summary
 from dashboard.drawing import Drawing
-from dashboard.exports import Columns, Export
+from dashboard.exports import Columns, Export, opening
 from dashboard.selection import Selection
 from dashboard.theme import Palette, palette
-from dashboard.views.head_importance import opening, ordinal
 from dashboard.views.panel import panel
-from dashboard.words import METRICS, MIXED, QUANTITIES, count, number, share
+from dashboard.words import METRICS, MIXED, QUANTITIES, count, number, ordinal, share
 from store.errors import StoreError
 from store.study import Study
 

@@ -11,14 +11,14 @@ import plotly.graph_objects as go
 from dash import Output, html
 
 from dashboard import graphs
-from dashboard.data import Array, StudyFacts, Summary, indices_of, members, of_image, predictions, summary
+from dashboard.data import Array, StudyFacts, Summary, members, of_image, predictions, summary
 from dashboard.drawing import Drawing
-from dashboard.exports import Columns, Export
+from dashboard.exports import Columns, Export, opening, over_images
 from dashboard.selection import Selection, head_label
 from dashboard.theme import Palette, colorscale, faded, palette
 from dashboard.views import choice
 from dashboard.views.panel import panel
-from dashboard.words import METRICS, count, number
+from dashboard.words import METRICS, count, number, ordinal
 
 GRAPH = "head-importance-graph"
 READING = "head-importance-reading"
@@ -253,12 +253,6 @@ def _x_axis(num_layers: int, num_heads: int, in_model: bool) -> dict[str, Any]:
     }
 
 
-def ordinal(place: int) -> str:
-    """As 1st, 2nd, 11th, 23rd."""
-    ending = "th" if place // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
-    return f"{place}{ending}"
-
-
 def _line(
     values: Array, colour: str, width: float, order: Array | None = None, said: list[str] | None = None
 ) -> go.Scatter:
@@ -424,32 +418,12 @@ def python(facts: StudyFacts, chosen: Selection) -> str:
     lead = f"{name!r}, study.metric_index({chosen.metric!r})" if name == "importance" else repr(name)
     lines = [
         *opening(facts, chosen),
-        f"values = np.ma.masked_invalid(study.read({lead})[images].astype(float))  # (image, layer, head)",
-        "mean, sd = values.mean(axis=0), values.std(axis=0)",
-        "layer, head = np.indices(mean.shape).reshape(2, -1)",
-        "numbers = {",
-        '    "layer": layer,',
-        '    "head": head,',
-        '    "mean": mean.filled(np.nan).ravel(),',
-        '    "sd": sd.filled(np.nan).ravel(),',
-        '    "counted": values.count(axis=0).ravel(),',
-        "}",
+        *over_images(lead),
+        'numbers["counted"] = values.count(axis=0).ravel()',
     ]
     if chosen.image is not None:
         lines.append(f'numbers["image"] = study.read({lead}, study.image_index({chosen.image!r})).ravel()')
     return "\n".join(lines) + "\n"
-
-
-def opening(facts: StudyFacts, chosen: Selection) -> list[str]:
-    """Lines that open the study, and pick the images of the set."""
-    images = f"{indices_of(facts.study, chosen.images).tolist()}  # {chosen.images}" if chosen.images else "slice(None)"
-    return [
-        "import headscope",
-        "import numpy as np",
-        "",
-        f"study = headscope.open_study({facts.name!r})",
-        f"images = {images}",
-    ]
 
 
 EXPORTS = (Export("head-importance", "head-importance", "Head importance", numbers, python, f"graph:{GRAPH}"),)

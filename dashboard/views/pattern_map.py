@@ -57,7 +57,6 @@ FIRM = 0.5
 
 def layout() -> html.Section:
     graph = graphs.graph(GRAPH, zoom=True)
-    graph.config |= {"modeBarButtons": [["resetScale2d"]]}  # a picture from there would lack density and marks
     under = [
         choice.layout("map_as", {look: look for look in MAP_LOOKS}, "Every head as a point, or how many are where"),
         html.Div(id=MARKED),
