@@ -26,7 +26,7 @@ PAGES = {
 }
 # Whether there is something to look at.
 READY = {
-    "jobs": "() => document.querySelector('.ag-header-cell') && document.querySelector('#jobs-none:not([hidden])')",
+    "jobs": "() => document.querySelector('#jobs-table th') && document.querySelector('#jobs-none:not([hidden])')",
     "new": "() => document.querySelector('.new-page .dash-dropdown')",
     "studies": "() => document.querySelectorAll('.study').length === 3",
 }

@@ -98,7 +98,7 @@ def page(context: "playwright.BrowserContext", lab: Lab) -> Iterator["playwright
 
 
 def row(page: "playwright.Page", text: str) -> "playwright.Locator":
-    return page.locator("#jobs-grid .ag-row", has_text=text)
+    return page.locator(".job", has_text=text)
 
 
 def jobs_page(page: "playwright.Page", lab: Lab, search: str = "") -> "playwright.Page":
@@ -138,9 +138,7 @@ def test_jobs_change_on_the_page_as_they_change_in_the_ledger(page: "playwright.
     playwright.expect(row(page, "first").locator(".state")).to_have_text("✓done")
     playwright.expect(row(page, "first").get_by_role("link", name="open")).to_be_visible()
     playwright.expect(page.locator("#jobs-count")).to_have_text("1 job")
-    rows = page.locator("#jobs-grid .ag-row")
-    assert [rows.nth(n).get_attribute("row-index") for n in range(2)] == ["0", "1"]
-    assert row(page, "second").get_attribute("row-index") == "0"
+    playwright.expect(page.locator(".job th")).to_have_text(["second", "first"])
 
 
 def test_prunings_are_shown_when_asked_for(page: "playwright.Page", lab: Lab):
@@ -153,7 +151,7 @@ def test_prunings_are_shown_when_asked_for(page: "playwright.Page", lab: Lab):
     playwright.expect(row(page, "L3·H1 of deit on 2 images")).to_be_visible()
     playwright.expect(row(page, "mine")).to_have_count(0)
     page.locator("#jobs-shown").get_by_text("All").click()
-    playwright.expect(page.locator("#jobs-grid .ag-row")).to_have_count(2)
+    playwright.expect(page.locator(".job")).to_have_count(2)
 
 
 def test_a_job_says_why_it_failed_and_a_reload_still_shows_it(page: "playwright.Page", lab: Lab):
@@ -162,7 +160,7 @@ def test_a_job_says_why_it_failed_and_a_reload_still_shows_it(page: "playwright.
     assert lease is not None
     lab.desk.ledger.fail(lease, "the disk is <b>broken</b>", "a line\nthe last line", final=True)
     jobs_page(page, lab)
-    row(page, "mine").locator("[col-id=title]").click()
+    row(page, "mine").locator("th").click()
     detail = page.locator("#jobs-detail")
     playwright.expect(detail).to_contain_text("the disk is <b>broken</b>")
     playwright.expect(detail.locator("pre")).to_have_text("a line\nthe last line")
@@ -170,7 +168,7 @@ def test_a_job_says_why_it_failed_and_a_reload_still_shows_it(page: "playwright.
     page.wait_for_function("id => location.search.includes(id)", arg=job.id)
     page.reload()
     playwright.expect(detail.locator("pre")).to_have_text("a line\nthe last line")
-    playwright.expect(page.locator("#jobs-grid .ag-row-selected")).to_contain_text("mine")
+    playwright.expect(page.locator(".job[aria-selected=true]")).to_contain_text("mine")
     page.keyboard.press("Escape")
     playwright.expect(detail).to_be_hidden()
     assert page.evaluate("location.search") == ""
@@ -188,6 +186,72 @@ def test_cancelling_asks_once_more(page: "playwright.Page", lab: Lab):
     playwright.expect(page.locator("#jobs-said")).to_have_text("mine is cancelled")
     assert lab.desk.ledger.job(job.id).state == "cancelled"
     playwright.expect(row(page, "mine").get_by_role("button")).to_have_count(0)
+
+
+def test_a_job_is_selected_and_cancelled_by_keyboard_alone(page: "playwright.Page", lab: Lab):
+    job = lab.begin("first")
+    lab.ask("second")
+    jobs_page(page, lab)
+    selected = page.locator(".job[aria-selected=true]")
+    row(page, "first").focus()
+    page.keyboard.press("Enter")
+    playwright.expect(selected).to_contain_text("first")
+    page.keyboard.press("ArrowDown")
+    playwright.expect(row(page, "second")).to_be_focused()
+    playwright.expect(selected).to_contain_text("second")
+    playwright.expect(page.locator("#jobs-detail h3")).to_have_text("second")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Tab")
+    playwright.expect(row(page, "first").get_by_role("button", name="cancel")).to_be_focused()
+    page.keyboard.press("Enter")
+    playwright.expect(row(page, "first").get_by_role("button", name="no", exact=True)).to_be_focused()
+    page.keyboard.press("Escape")  # leaves the question, and what is selected
+    playwright.expect(row(page, "first")).to_be_focused()
+    playwright.expect(row(page, "first").get_by_role("button")).to_have_count(1)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    playwright.expect(row(page, "first").locator(".state")).to_have_text("⊘cancelled")
+    playwright.expect(row(page, "first")).to_be_focused()  # though it stands below the other now
+    playwright.expect(page.locator(".job th")).to_have_text(["second", "first"])
+    assert lab.desk.ledger.job(job.id).state == "cancelled"
+    playwright.expect(selected).to_contain_text("first")
+    page.locator("#jobs-close").click()
+    playwright.expect(selected).to_have_count(0)
+    playwright.expect(row(page, "first")).to_be_focused()
+
+
+def test_what_has_not_changed_is_not_drawn_again(page: "playwright.Page", lab: Lab):
+    lab.begin("runs")
+    for n in range(60):
+        lab.ask(f"waits-{n}")
+    jobs_page(page, lab)
+    playwright.expect(page.locator(".job")).to_have_count(61)
+    playwright.expect(row(page, "runs")).to_contain_text("units 1 of 3")
+    page.evaluate(
+        """() => {
+            const row = document.querySelectorAll(".job")[40], rows = document.querySelector(".rows");
+            window.kept = [row.cells[0].firstChild, row.cells[3].firstChild];
+            rows.scrollTop = 500;
+            getSelection().selectAllChildren(row.cells[0]);
+            row.querySelector("button").focus({preventScroll: true});
+        }"""
+    )
+    lab.work()
+    playwright.expect(row(page, "runs")).to_contain_text("units 2 of 3")
+    assert page.evaluate("window.kept.every(each => each.isConnected)")
+    assert page.evaluate("document.querySelector('.rows').scrollTop") == 500
+    assert page.evaluate("getSelection().toString()") == page.locator(".job th").nth(40).inner_text()
+    playwright.expect(page.locator(".job").nth(40).get_by_role("button")).to_be_focused()
+
+
+def test_a_job_of_the_address_is_scrolled_to(page: "playwright.Page", lab: Lab):
+    asked = [lab.ask(f"waits-{n}") for n in range(60)]
+    jobs_page(page, lab, f"?job={asked[50].id}")
+    playwright.expect(page.locator("#jobs-detail h3")).to_have_text("waits-50")
+    playwright.expect(row(page, "waits-50")).to_be_in_viewport()
+    assert page.locator(".jobs-page [tabindex='0']").first.inner_text().startswith("waits-50")
 
 
 def test_a_server_that_goes_away_is_said_and_the_page_goes_on_when_it_is_back(page: "playwright.Page", lab: Lab):
@@ -232,7 +296,7 @@ def test_a_study_is_asked_for_by_keyboard_alone_once_its_price_is_there(page: "p
     playwright.expect(ask).to_be_enabled()
     page.keyboard.press("Enter")
     playwright.expect(page.locator("#jobs-detail h3")).to_have_text("mine")
-    playwright.expect(page.locator("#jobs-grid .ag-row-selected")).to_contain_text("mine")
+    playwright.expect(page.locator(".job[aria-selected=true]")).to_contain_text("mine")
     (job,) = lab.desk.ledger.jobs(kinds=["study"])
     assert job.request["images"] == str(lab.data / "images" / "pets")
     page.go_back()
@@ -326,7 +390,7 @@ def test_both_pages_follow_the_theme_and_fit_the_screen(page: "playwright.Page",
     lab.begin("mine")
     jobs_page(page, lab)
     playwright.expect(row(page, "mine")).to_be_visible()
-    colour = "() => getComputedStyle(document.querySelector('.ag-row')).backgroundColor"
+    colour = "() => getComputedStyle(document.querySelector('.rows th')).backgroundColor"
     light = page.evaluate(colour)
     page.click("#theme-toggle")
     assert page.evaluate(colour) != light

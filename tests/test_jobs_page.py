@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dashboard import offers as offers_module
-from dashboard.app import ASSETS, create_app, layout
+from dashboard.app import ASSETS, create_app
 from dashboard.data import Shelf
 from dashboard.offers import PICTURES, Offers
 from dashboard.views import header, jobs, new_study
@@ -498,9 +498,8 @@ def test_rows_stand_in_the_order_of_what_concerns_people(desk: Desk):
     desk.ledger.take("bulk", "w", "bell")
     study_job(desk, "first", "bob")
     study_job(desk, "second", "bob")
-    rows = [jobs.row(job, desk.ledger.now()) for job in desk.ledger.jobs(kinds=["study"])]
-    titles = [row["title"] for row in sorted(rows, key=lambda row: row["order"])]
-    assert titles == ["running", "first", "second", "failed", "done"]
+    rows = jobs.heard(Shelf(desk.settings.studies), desk, "study", "")["rows"]
+    assert [row["title"] for row in rows] == ["running", "first", "second", "failed", "done"]
     by_title = {row["title"]: row for row in rows}
     assert (by_title["first"]["place"], by_title["second"]["place"]) == ("1 before", "2 before")
     assert by_title["done"]["href"] == "/?study=done"
@@ -571,7 +570,7 @@ def call(client: Any, output: str, values: dict[str, Any], changed: str) -> Any:
 
 
 def test_every_id_that_the_scripts_write_is_in_the_layout(settings: Settings):
-    ids = {str(getattr(each, "id", None)) for each in layout(Shelf(settings.studies))._traverse()}
+    ids = {str(getattr(each, "id", None)) for each in create_app(settings).layout()._traverse()}
     written = {name for path in ASSETS.glob("*.js") for name in re.findall(r'\bset\("([^"]+)"', path.read_text())}
     assert len(written) > 8
     assert written <= ids
@@ -581,14 +580,14 @@ def test_every_id_that_the_scripts_write_is_in_the_layout(settings: Settings):
 
 def test_a_press_on_cancel_cancels_that_job(desk: Desk, client: Any):
     job = study_job(desk)
-    pressed = {"value": "cancel", "rowId": job.id, "colId": "actions"}
-    name = f"{jobs.GRID}.cellRendererData"
+    pressed = {"job": job.id, "times": 1}
+    name = f"{jobs.CANCEL}.data"
     answer = call(client, f"{jobs.SAID}.children", {name: pressed}, name)
     assert answer.json["response"][jobs.SAID]["children"] == "mine is cancelled"
     assert desk.ledger.job(job.id).cause == "cancelled by ann"
-    gone = call(client, f"{jobs.SAID}.children", {name: {**pressed, "rowId": "x"}}, name)
+    gone = call(client, f"{jobs.SAID}.children", {name: {**pressed, "job": "x"}}, name)
     assert "no such job" in gone.text
-    assert call(client, f"{jobs.SAID}.children", {name: {**pressed, "value": "rm -r"}}, name).status_code == 204
+    assert call(client, f"{jobs.SAID}.children", {name: {**pressed, "job": 7}}, name).status_code == 204
 
 
 def test_a_form_that_has_settled_asks_for_its_price_and_only_then_may_be_asked_for(desk: Desk, client: Any):
@@ -637,12 +636,24 @@ def test_every_page_is_the_one_document(client: Any, address: str):
     assert "x=<script>" not in answer.text
 
 
-def test_of_many_jobs_the_first_two_hundred_are_told_and_all_are_counted(desk: Desk, client: Any):
+def test_every_live_job_is_told_and_of_the_ended_ones_the_last(
+    desk: Desk, client: Any, monkeypatch: pytest.MonkeyPatch
+):
     for n in range(250):
         desk.submit(PruneRequest("mine", "0" * 64, ("a",), ((0, n),)), "bob")
     told = client.get("/jobs.json?shown=prune").json
-    assert len(told["rows"]) == 200
-    assert told["live"] == 250
+    assert len(told["rows"]) == told["live"] == 250
+    monkeypatch.setattr(jobs, "MOST_ENDED", 3)
+    for row in told["rows"][:3]:
+        desk.cancel(row["id"], "bob")
+    study_job(desk)  # of another kind
+    told = client.get("/jobs.json?shown=prune").json
+    assert (len(told["rows"]), told["older"]) == (250, "")
+    for row in told["rows"][:4]:
+        desk.cancel(row["id"], "bob")
+    told = client.get("/jobs.json?shown=prune").json
+    assert [row["state"]["word"] for row in told["rows"]] == ["queued"] * 243 + ["cancelled"] * 3
+    assert "that ended are shown" in told["older"]
 
 
 def test_priced_says_when_nothing_will_be_computed(desk: Desk):

@@ -287,8 +287,8 @@ def test_every_colour_of_every_kind_of_study_is_drawn(shelf: Shelf, name: str, t
             has_place = np.isfinite(known.study["image_layout"][0]).all(axis=-1)
             drawn = sorted(image for each in images_of(fig).values() for image in each)
             assert drawn == np.flatnonzero(has_place).tolist()
-            *_, entries = view.draw_legend(known, chosen)
-            assert entries
+            marks, *_ = view.draw_legend(known, chosen)
+            assert marks["drawn_for"] == fig.layout.meta["drawn_for"]
 
 
 def test_what_a_study_cannot_be_coloured_by_has_a_reason(shelf: Shelf):

@@ -1,4 +1,4 @@
-/* How do jobs come onto the page, and what do their cells look like? The page asks for what is new, again and again. */
+/* How do jobs come onto the page, and what do their rows look like? The page asks for what is new, again and again. */
 window.dash_clientside = window.dash_clientside || {};
 (() => {
     const EVERY = {jobs: 1000, live: 2000, quiet: 5000}; // ms: on the page of jobs; while jobs are live; else
@@ -9,7 +9,6 @@ window.dash_clientside = window.dash_clientside || {};
     let shown = "study";
     let watched = {}; // by page: id of the job that it follows
     let marks = {}; // by page: that job, as the page last told it
-    let rows = new Map(); // as the grid has them: id to JSON
     let studies; // mark of the studies, as the picker has them
     let timer = 0;
     let asked = 0; // counts requests: an answer to an earlier one than the last is too late
@@ -61,37 +60,21 @@ window.dash_clientside = window.dash_clientside || {};
             set(page === "jobs" ? "jobs-chosen" : "new-study-heard", {data: told.watched});
         }
         if (told.rows) {
-            const fresh = new Map(told.rows.map(row => [row.id, JSON.stringify(row)]));
-            const transaction = {
-                add: told.rows.filter(row => !rows.has(row.id)),
-                update: told.rows.filter(row => rows.has(row.id) && rows.get(row.id) !== fresh.get(row.id)),
-                remove: [...rows.keys()].filter(id => !fresh.has(id)).map(id => ({id})),
-            };
-            if (Object.values(transaction).some(part => part.length)) {
-                set("jobs-grid", {rowTransaction: {...transaction, async: false}});
-            }
-            rows = fresh;
+            rows = told.rows;
+            draw();
             set("jobs-workers", {children: told.workers, className: told.short ? "workers short" : "workers"});
-            set("jobs-none", {hidden: rows.size > 0});
+            set("jobs-older", {children: told.older, hidden: !told.older});
+            set("jobs-none", {hidden: rows.length > 0});
             set("jobs-none-said", {children: told.none});
-            mark();
         }
-    }
-
-    /* The grid's selected row is the job that the address names. */
-    function mark() {
-        const wanted = watched.jobs;
-        window.dash_ag_grid?.getApiAsync("jobs-grid").then(grid => grid.forEachNode(node => {
-            if (node.isSelected() !== (node.id === wanted)) {
-                node.setSelected(node.id === wanted);
-            }
-        }));
     }
 
     function follow(job) {
         watched.jobs = job;
         marks.jobs = undefined;
         set("jobs-chosen", {data: {job}});
+        toShow = job;
+        draw();
         poll();
     }
 
@@ -110,28 +93,223 @@ window.dash_clientside = window.dash_clientside || {};
         if ((watched.jobs ?? "") !== job) {
             history.replaceState(null, "", job ? `/jobs?job=${encodeURIComponent(job)}` : "/jobs");
             follow(job);
-            mark();
         }
     }
-    document.addEventListener("click", event => event.target.closest?.("#jobs-close") && choose(""));
+
+    /* Closes what is told of the selected job; the focus goes back to its row. */
+    function close() {
+        if (document.getElementById("jobs-detail").contains(document.activeElement)) {
+            drawn.get(watched.jobs)?.focus();
+        }
+        choose("");
+    }
+
+    // --- the table ---
+
+    const MOMENT = 1000; // ms
+    const make = headscope.element;
+    const drawn = new Map(); // by id: the row of a job
+    const cells = new WeakMap(); // by cell: what it shows, as JSON
+    let rows = []; // as the page was told them last, in order
+    let asking = ""; // id of the job whose cancelling is asked about
+    let pressed = 0;
+    let stop; // the row at which Tab stops
+    let toShow = ""; // id of the job that is to be scrolled to
+    let shownAt = -Infinity; // when that was done
+
+    /* By name: the title of a column, what of a row it shows, and how. A cell is made anew only when that has changed. */
+    const COLUMNS = {
+        title: ["Job", ["title", "href"], ({title, href}) =>
+            [href ? make("a", {href, title: `Open ${title}`}, title) : make("span", {title}, title)]],
+        kind: ["Kind", ["kind"], ({kind}) => [kind]],
+        who: ["Asked by", ["who"], ({who}) => [make("span", {title: who}, who)]],
+        state: ["State", ["state"], ({state: {mark, word}}) =>
+            [make("span", {class: `state ${word}`}, make("i", {"aria-hidden": "true"}, mark), word)]],
+        progress: ["Progress", ["progress", "state"], progress],
+        rate: ["Images/s", ["rate"], ({rate}) => [rate]],
+        eta: ["Left", ["eta"], ({eta}) => [eta]],
+        place: ["Queue", ["place"], ({place}) => [place]],
+        submitted: ["Asked", ["submitted"], ({submitted: {at, said}}) =>
+            [make("span", {title: new Date(1000 * at).toLocaleString()}, said)]],
+        actions: ["", ["actions", "href", "asked"], actions],
+    };
+
+    function progress({progress: {share, said}, state}) {
+        if (!share && !said) {
+            return [];
+        }
+        const far = {role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.round(100 * share)};
+        const bar = make("div", {class: "progress-bar-line", ...far}, make("i", {style: `width:${100 * share}%`}));
+        return [make("div", {class: `progress-cell ${state.word}`, title: said}, bar, make("span", {}, said))];
+    }
+
+    /* Cancelling asks once more, in the cell itself. */
+    function actions({actions, href, asked}) {
+        const button = (press, title, said, kind = "") =>
+            make("button", {type: "button", class: `option ${kind}`, title, "data-press": press}, said);
+        if (actions === "open") {
+            return [make("a", {href, class: "option"}, "open")];
+        }
+        if (actions !== "cancel") {
+            return [];
+        }
+        return asked
+            ? [make("span", {class: "choice"},
+                button("cancel", "Stop it and free its space", "cancel for good", "sharp"),
+                button("leave", "Let it go on", "no"))]
+            : [button("ask", "Stop this job and free what it took", "cancel")];
+    }
+
+    /* The empty table, made once. */
+    function table() {
+        const place = document.getElementById("jobs-table");
+        if (!place.firstChild) {
+            const head = Object.entries(COLUMNS).map(([name, [title]]) =>
+                make(title ? "th" : "td", {"data-column": name, ...title && {scope: "col"}}, title));
+            const body = make("tbody");
+            place.append(make("table", {role: "grid", "aria-label": "Jobs"}, make("thead", {}, make("tr", {}, ...head)), body));
+            new ResizeObserver(reveal).observe(place.parentElement);
+        }
+        place.firstChild.classList.toggle("one-kind", shown !== "all");
+        return place.firstChild.tBodies[0];
+    }
+
+    /* Draws the rows as they were told last. What has not changed stays as it is, with its focus and what is marked in it. */
+    function draw() {
+        asking = rows.some(row => row.id === asking && row.actions === "cancel") ? asking : "";
+        const body = table(), focused = document.activeElement;
+        const within = body.contains(focused) && focused.closest(".job");
+        const there = new Set(rows.map(row => row.id));
+        for (const [id, tr] of drawn) {
+            if (!there.has(id)) {
+                tr.remove();
+                drawn.delete(id);
+            }
+        }
+        let next = body.firstChild;
+        for (const row of rows) {
+            const tr = drawn.get(row.id) ?? begin(row.id);
+            fill(tr, {...row, asked: asking === row.id});
+            if (next && next !== tr && next.nextSibling === tr) { // it moves down, as it has ended: the others stay
+                next.remove();
+                next = tr;
+            }
+            if (next === tr) {
+                next = next.nextSibling;
+            } else {
+                body.insertBefore(tr, next);
+            }
+        }
+        if (!body.contains(stop)) {
+            stopAt(drawn.get(watched.jobs) ?? body.firstChild);
+        }
+        if (within && document.activeElement !== focused) {
+            (body.contains(focused) ? focused : body.contains(within) ? within : stop)?.focus({preventScroll: true});
+        }
+        if (drawn.has(toShow)) {
+            shownAt = performance.now();
+            toShow = "";
+            reveal();
+        }
+    }
+
+    /* Brings the selected row into view: once, and as what is told of it takes its room. */
+    function reveal() {
+        if (performance.now() - shownAt < MOMENT) {
+            drawn.get(watched.jobs)?.scrollIntoView({block: "nearest"});
+        }
+    }
+
+    function begin(id) {
+        const empty = Object.keys(COLUMNS).map(name =>
+            make(name === "title" ? "th" : "td", {"data-column": name, ...name === "title" && {scope: "row"}}));
+        const tr = make("tr", {class: "job", "data-job": id, tabindex: -1}, ...empty);
+        drawn.set(id, tr);
+        return tr;
+    }
+
+    function fill(tr, row) {
+        Object.values(COLUMNS).forEach(([, shows, made], at) => {
+            const cell = tr.cells[at], now = JSON.stringify(shows.map(name => row[name]));
+            if (cells.get(cell) !== now) {
+                cells.set(cell, now);
+                cell.replaceChildren(...made(row));
+                stopIn(cell, tr === stop);
+            }
+        });
+        const selected = String(row.id === watched.jobs);
+        if (tr.getAttribute("aria-selected") !== selected) {
+            tr.setAttribute("aria-selected", selected);
+        }
+    }
+
+    /* Tab stops at one row and at what can be pressed in it; arrows go to the others. */
+    function stopAt(tr) {
+        for (const [each, stops] of [[stop, false], [tr, true]]) {
+            if (each) {
+                each.tabIndex = stops ? 0 : -1;
+                stopIn(each, stops);
+            }
+        }
+        stop = tr;
+    }
+
+    function stopIn(part, stops) {
+        for (const control of part.querySelectorAll("a, button")) {
+            control.tabIndex = stops ? 0 : -1;
+        }
+    }
+
+    document.addEventListener("click", event => {
+        const row = event.target.closest?.(".job"), press = event.target.closest?.("[data-press]")?.dataset.press;
+        if (press) {
+            const other = {ask: "leave", leave: "ask"}[press];
+            asking = press === "ask" ? row.dataset.job : "";
+            if (press === "cancel") {
+                set("jobs-cancel", {data: {job: row.dataset.job, times: ++pressed}});
+            }
+            draw();
+            (row.querySelector(`[data-press="${other}"]`) ?? row).focus();
+        } else if (event.target.closest?.("#jobs-close")) {
+            close();
+        } else if (row && !event.target.closest("a") && getSelection().isCollapsed) { // text may be marked
+            choose(row.dataset.job);
+        }
+    });
+
+    document.addEventListener("focusin", event => {
+        const row = event.target.closest?.(".job");
+        if (row) {
+            stopAt(row);
+        }
+    });
+
     addEventListener("keydown", event => {
-        if (event.key === "Escape" && root.dataset.page === "jobs" && !document.querySelector(".modal.show")) {
-            choose("");
+        const modified = event.ctrlKey || event.metaKey || event.altKey;
+        if (root.dataset.page !== "jobs" || event.defaultPrevented || modified || document.querySelector(".modal.show")) {
+            return;
+        }
+        const row = event.target.closest?.(".job"), all = row?.parentElement;
+        const to = row && {ArrowUp: row.previousSibling, ArrowDown: row.nextSibling, Home: all.firstChild, End: all.lastChild}[event.key];
+        if (to) {
+            event.preventDefault();
+            to.focus();
+            choose(to.dataset.job);
+        } else if (row && row === event.target && [" ", "Enter"].includes(event.key)) {
+            event.preventDefault();
+            choose(row.dataset.job);
+        } else if (event.key === "Escape" && asking) {
+            asking = "";
+            draw();
+        } else if (event.key === "Escape") {
+            close();
         }
     });
 
     window.dash_clientside.jobs = {
         show(kinds) {
             shown = kinds;
-            window.dash_ag_grid?.getApiAsync("jobs-grid").then(grid => grid.setColumnsVisible(["kind"], kinds === "all"));
             poll();
-        },
-
-        /* A row was selected, or released. */
-        choose(selected) {
-            if (root.dataset.page === "jobs" && selected?.length) {
-                choose(selected[0].id);
-            }
         },
 
         /* The job of the price that the form waits for. */
@@ -150,46 +328,4 @@ window.dash_clientside = window.dash_clientside || {};
             }
         },
     };
-
-    // --- cells ---
-    const element = (...given) => window.React.createElement(...given);
-
-    window.dashAgGridComponentFunctions = Object.assign(window.dashAgGridComponentFunctions ?? {}, {
-        JobTitle: ({data}) => data.href
-            ? element("a", {href: data.href, title: `Open ${data.title}`}, data.title)
-            : element("span", {title: data.title}, data.title),
-
-        JobState: ({value}) => element("span", {className: `state ${value.word}`},
-            element("i", {"aria-hidden": true}, value.mark), value.word),
-
-        JobProgress: ({value, data}) => !value.share && !value.said ? null : element("div", {className: `progress-cell ${data.state.word}`, title: value.said},
-            element("div", {className: "progress-bar-line", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100,
-                "aria-valuenow": Math.round(100 * value.share)},
-                element("i", {style: {width: `${100 * value.share}%`}})),
-            element("span", {}, value.said)),
-
-        JobTime: ({value}) => element("span", {title: new Date(1000 * value.at).toLocaleString()}, value.said),
-
-        /* Cancelling asks once more, in the cell itself. */
-        JobActions(props) {
-            const [asking, ask] = window.React.useState(false);
-            const press = action => event => {
-                event.stopPropagation();
-                action();
-            };
-            const button = (text, title, action, kind = "") =>
-                element("button", {type: "button", className: `option ${kind}`, title, onClick: press(action)}, text);
-            if (props.value === "open") {
-                return element("a", {href: props.data.href, className: "option"}, "open");
-            }
-            if (props.value !== "cancel") {
-                return null;
-            }
-            return asking
-                ? element("span", {className: "choice"},
-                    button("cancel for good", "Stop it and free its space", () => { ask(false); props.setData("cancel"); }, "sharp"),
-                    button("no", "Let it go on", () => ask(false)))
-                : button("cancel", "Stop this job and free what it took", () => ask(true));
-        },
-    });
 })();

@@ -12,6 +12,7 @@ window.dash_clientside = window.dash_clientside || {};
     window.dash_clientside.new_study = {
         typed(...values) {
             clearTimeout(timer);
+            byId("new-page").dataset.weights = values[1]; // by which the style sheet shows what they mean
             byId("new-study-checkpoint-field")?.toggleAttribute("hidden", values[1] !== "checkpoint");
             window.dash_clientside.set_props("new-study-submit", {disabled: true});
             window.dash_clientside.set_props("new-study-said", {children: ""});

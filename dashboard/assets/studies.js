@@ -2,15 +2,7 @@
 window.dash_clientside = window.dash_clientside || {};
 (() => {
     const COLUMNS = ["Study", "", "Images", "Heads", "Top-1", "Published"];
-
-    function make(tag, attributes = {}, ...children) {
-        const made = document.createElement(tag);
-        for (const [name, value] of Object.entries(attributes)) {
-            made.setAttribute(name, value);
-        }
-        made.append(...children);
-        return made;
-    }
+    const make = headscope.element;
 
     const some = (said, tag, attributes) => said ? [make(tag, attributes, said)] : [];
 
@@ -32,7 +24,7 @@ window.dash_clientside = window.dash_clientside || {};
         const [mark, word] = row.words;
         const said = [make("b", {}, make("i", {"aria-hidden": "true"}, mark), word), ...bar, ...some(row.said, "span", {class: "said"})];
         const state = make("div", {class: "state"}, ...said, ...some(row.job && "its job", "a", {href: row.job}));
-        return [make("th", {scope: "row", class: "name"}, row.name), make("td", {colspan: COLUMNS.length - 1}, state)];
+        return [make("th", {scope: "row", class: "name"}, row.name), make("td", {class: "closed", colspan: COLUMNS.length - 1}, state)];
     }
 
     let rows = []; // as views/studies.py tells them, the newest first

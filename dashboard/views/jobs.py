@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import dash_ag_grid as dag
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 from flask import Flask, Response, jsonify, request
@@ -29,15 +28,17 @@ from workers.jobs import KINDS, QUEUES, PriceRequest, PruneRequest, StudyRequest
 from workers.queue import Desk
 
 PAGE = "jobs"
-GRID = "jobs-grid"
+TABLE = "jobs-table"
 SHOWN = "jobs-shown"  # which kinds
 WORKERS = "jobs-workers"
 AWAY = "jobs-away"  # that the server does not answer
 NONE = "jobs-none"  # what to do while there is no job
 NONE_SAID = "jobs-none-said"
+OLDER = "jobs-older"  # that there are more than are shown
 DETAIL = "jobs-detail"
 CHOSEN = "jobs-chosen"  # {"job": id, "mark": of its state}: what the detail is of
-SAID = "jobs-said"  # what became of a press on "cancel"
+CANCEL = "jobs-cancel"  # {"job": id, "times": pressed}: the job that is to be cancelled
+SAID = "jobs-said"  # what became of that
 
 # What can be shown, and the kinds of jobs that it has. Prices are asked for by the page itself: only "all" has them.
 SHOWN_KINDS = {"study": ("study",), "prune": ("prune",), "all": KINDS}
@@ -46,61 +47,16 @@ KIND_LABELS = {"study": "study", "price": "price", "prune": "pruning"}
 MARKS = {"queued": "○", "running": "◐", "done": "✓", "failed": "✕", "cancelled": "⊘"}
 NO_JOB = {"study": "No study has been asked for yet.", "prune": "No pruning has been asked for yet."}
 
+MOST_ENDED = 500  # that are shown; what waits or runs is shown always
+OLDER_SAID = f"The last {MOST_ENDED:,} that ended are shown; `headscope jobs --all` lists older ones."
 MARK_DIGITS = 12
 IMAGES_STEP = "images "  # how the names of units of images begin
-
-# Columns of the grid: field, title, width, and what the browser does with it (assets/jobs.js).
-COLUMNS: list[dict[str, Any]] = [
-    {"field": "order", "hide": True, "sort": "asc"},
-    {"field": "title", "headerName": "Job", "flex": 3, "minWidth": 180, "cellRenderer": "JobTitle"},
-    {"field": "kind", "headerName": "Kind", "width": 84, "hide": True},
-    {"field": "who", "headerName": "Asked by", "width": 104, "tooltipField": "who"},
-    {"field": "state", "headerName": "State", "width": 112, "cellRenderer": "JobState"},
-    {"field": "progress", "headerName": "Progress", "flex": 3, "minWidth": 230, "cellRenderer": "JobProgress"},
-    {"field": "rate", "headerName": "Images/s", "width": 88, "type": "rightAligned"},
-    {"field": "eta", "headerName": "Left", "width": 84, "type": "rightAligned"},
-    {"field": "place", "headerName": "Queue", "width": 92},
-    {"field": "submitted", "headerName": "Asked", "width": 104, "cellRenderer": "JobTime"},
-    {"field": "actions", "headerName": "", "width": 168, "cellRenderer": "JobActions", "cellClass": "actions"},
-]  # fmt: skip
-# Of the page's own variables, so that it follows light and dark without being told.
-THEME = """themeQuartz.withParams({
-    backgroundColor: 'var(--panel)', foregroundColor: 'var(--text)', chromeBackgroundColor: 'var(--panel)',
-    headerTextColor: 'var(--muted)', headerFontWeight: 400, borderColor: 'var(--line)', accentColor: 'var(--muted)',
-    rowHoverColor: 'var(--page)', selectedRowBackgroundColor: 'var(--page)', fontFamily: 'inherit', fontSize: 13,
-    headerFontSize: 12, spacing: 5, rowHeight: 32, headerHeight: 30, wrapperBorder: false, wrapperBorderRadius: 0,
-    columnBorder: false, iconSize: 12, headerColumnResizeHandleColor: 'transparent',
-    tooltipBackgroundColor: 'var(--panel)', tooltipTextColor: 'var(--text)'
-})"""
 
 
 def layout() -> html.Main:
     shown = choice.radios(SHOWN, SHOWN_LABELS, "study")
-    grid = dag.AgGrid(
-        id=GRID,
-        rowData=[],
-        columnDefs=COLUMNS,
-        defaultColDef={
-            "resizable": True,
-            "sortable": False,
-            "suppressMovable": True,
-            "suppressHeaderMenuButton": True,
-            "cellDataType": False,
-        },
-        getRowId="params.data.id",
-        dashGridOptions={
-            "theme": {"function": THEME},
-            "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
-            "animateRows": False,
-            "suppressNoRowsOverlay": True,
-            "tooltipShowDelay": 400,
-            "enableCellTextSelection": True,
-            "ensureDomOrder": True,
-        },
-        className="grid",
-        style={"height": "100%"},
-    )
-    none = [html.P(id=NONE_SAID), html.A("New study", href="/new", className="button")]
+    ask = html.A("New study", href="/new", className="button")
+    none = html.Div([html.P(id=NONE_SAID), ask], id=NONE, className="none", hidden=True)
     body = [
         html.Header(
             [
@@ -111,22 +67,21 @@ def layout() -> html.Main:
                 html.Div(id=SAID, className="said", role="status"),
             ]
         ),
-        html.Div([grid, html.Div(none, id=NONE, className="none", hidden=True)], className="rows"),
+        html.Div([html.Div(id=TABLE), html.P(id=OLDER, className="older", hidden=True), none], className="rows"),
         html.Section(id=DETAIL, className="detail", hidden=True, **{"aria-label": "The selected job"}),
         dcc.Store(id=CHOSEN),
+        dcc.Store(id=CANCEL),
     ]
     return html.Main(body, className="sheet jobs-page", id="jobs-page")
 
 
 def register(app: Dash, desk: Desk) -> None:
     app.clientside_callback(ClientsideFunction("jobs", "show"), Input(SHOWN, "value"))
-    app.clientside_callback(ClientsideFunction("jobs", "choose"), Input(GRID, "selectedRows"))
 
-    @app.callback(Output(SAID, "children"), Input(GRID, "cellRendererData"), prevent_initial_call=True)
+    @app.callback(Output(SAID, "children"), Input(CANCEL, "data"), prevent_initial_call=True)
     def cancel(pressed: object) -> Any:
-        job_id = pressed.get("rowId") if isinstance(pressed, dict) else None
-        asked = pressed.get("value") if isinstance(pressed, dict) else None
-        if not isinstance(job_id, str) or asked != "cancel":
+        job_id = pressed.get("job") if isinstance(pressed, dict) else None
+        if not isinstance(job_id, str):
             raise PreventUpdate
         try:
             job = desk.cancel(job_id, who())
@@ -189,8 +144,11 @@ def heard(shelf: Shelf, desk: Desk, shown: str, watched: str) -> dict[str, Any]:
     if watched:
         told["watched"] = {"job": watched, "mark": _mark_of(desk, watched)}
     if shown in SHOWN_KINDS:
-        now = ledger.now()
-        told["rows"] = [row(job, now) for job in ledger.jobs(kinds=SHOWN_KINDS[shown])]
+        found = ledger.jobs(told["live"] + MOST_ENDED + 1, SHOWN_KINDS[shown])  # the live ones first
+        live = [job for job in found if job.state not in ENDED]
+        ended, now = found[len(live) :], ledger.now()
+        told["rows"] = [row(job, now) for job in sorted(live + ended[:MOST_ENDED], key=_order)]
+        told["older"] = OLDER_SAID if len(ended) > MOST_ENDED else ""
         told["workers"], told["short"] = workers_line(ledger.workers())
         told["none"] = NO_JOB.get(shown, "No job has been asked for yet.")
     return told
@@ -232,7 +190,6 @@ def row(job: Job, now: float) -> dict[str, Any]:
     running = job.state == "running"
     return {
         "id": job.id,
-        "order": _order(job),
         "title": job.title,
         "href": study_href(job),
         "kind": KIND_LABELS.get(job.kind, job.kind),
@@ -247,13 +204,13 @@ def row(job: Job, now: float) -> dict[str, Any]:
     }
 
 
-def _order(job: Job) -> float:
+def _order(job: Job) -> tuple[float, ...]:
     """Ascending: what runs, what waits in turn, what has ended, the last first."""
     if job.state == "running":
-        return job.submitted
+        return 0, job.submitted
     if job.state == "queued":
-        return 1e11 + (job.place or 0) * 1e6 + job.submitted / 1e6
-    return 1e12 - (job.finished or job.submitted)
+        return 1, job.place or 0, job.submitted
+    return 2, -(job.finished or job.submitted)
 
 
 def study_href(job: Job) -> str:
