@@ -149,7 +149,7 @@ def in_layout(root: Component) -> tuple[set[str], list[set[str]]]:
 
 
 def test_every_id_of_a_callback_is_in_the_layout(app: Dash):
-    plain, patterns = in_layout(app.layout())
+    plain, patterns = in_layout(app.validation_layout)
     for each in wired(app):
         if each.startswith("{"):
             assert set(json.loads(each)) in patterns, each
@@ -158,7 +158,7 @@ def test_every_id_of_a_callback_is_in_the_layout(app: Dash):
 
 
 def test_every_id_that_the_scripts_use_is_in_the_layout(app: Dash):
-    plain, _ = in_layout(app.layout())
+    plain, _ = in_layout(app.validation_layout)
     scripts = "".join(path.read_text() for path in ASSETS.glob("*.js"))
     used = re.findall(r'(?:byId|getElementById|set_props)\("([^"]+)"', scripts)
     assert len(used) > 8
@@ -166,12 +166,12 @@ def test_every_id_that_the_scripts_use_is_in_the_layout(app: Dash):
 
 
 def test_ids_are_given_once(app: Dash):
-    ids = [str(each.id) for each in app.layout()._traverse() if getattr(each, "id", None) is not None]
+    ids = [str(each.id) for each in app.validation_layout._traverse() if getattr(each, "id", None) is not None]
     assert len(ids) == len(set(ids))
 
 
 def test_no_graph_of_the_page_offers_to_upload_its_data(app: Dash):
-    found = [each for each in app.layout()._traverse() if isinstance(each, dcc.Graph)]
+    found = [each for each in app.validation_layout._traverse() if isinstance(each, dcc.Graph)]
     assert len(found) == 6
     assert not any(each.config["showSendToCloud"] for each in found)
 

@@ -27,7 +27,7 @@ window.dash_clientside = window.dash_clientside || {};
         if (root.dataset.page === "workspace") {
             set("url", asked());
         } else if (root.dataset.page === "new") {
-            set("new-study-opened", ++visits);
+            set("new-study-opened", {visit: ++visits, shown: Boolean(document.getElementById("new-study-form"))});
         } else if (root.dataset.page === "studies") {
             set("studies-opened", ++visits);
         }

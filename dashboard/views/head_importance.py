@@ -39,12 +39,12 @@ SET_MEAN, THIS_IMAGE = "mean of the set", "this image"
 
 def layout() -> html.Section:
     tools = [
-        choice.layout("metric", {name: words.label for name, words in METRICS.items()}, "Importance metric"),
-        choice.layout("curve", {"line": "line", "grid": "grid"}, "Curve or grid of the heads"),
         html.Span(
             ["order", choice.layout("sort", {"model": "model", "importance": "importance"}, "Order of the heads")],
             className="sort",
         ),
+        choice.layout("curve", {"line": "line", "grid": "grid"}, "Curve or grid of the heads"),
+        choice.layout("metric", {name: words.label for name, words in METRICS.items()}, "Importance metric"),
     ]
     return panel("head-importance", "Head importance", READING, graphs.graph(GRAPH), tools)
 

@@ -27,7 +27,8 @@ from workers.queue import Desk
 
 PAGE = "new"
 FORM = "new-study-form"
-OPENED = "new-study-opened"  # counts how often the page was opened: what is offered is looked up anew
+OPENED = "new-study-opened"  # {"visit": how often the page was opened, "shown": whether the form is there}
+PLACE = "new-study-place"  # of the form
 SETTLED = "new-study-settled"  # written by new_study.js once nothing was typed for a moment
 ASKED = "new-study-asked"  # the price that was asked for: {"key", "job", "known": {key: job}}
 HEARD = "new-study-heard"  # that the job of the price is not as it was
@@ -82,6 +83,14 @@ def hint_id(name: str) -> str:
 
 
 def layout() -> html.Main:
+    """The page without its form, whose hundred components would slow the workspace: it comes when it is opened."""
+    reading = "One model on one set of pictures: what every head does on every picture, computed once."
+    stores = [dcc.Store(id=each) for each in (OPENED, SETTLED, ASKED, HEARD, GO)]
+    body = [html.H2("New study"), html.P(reading, className="reading"), html.Div(id=PLACE), *stores]
+    return html.Main(body, className="sheet new-page", id="new-page")
+
+
+def form() -> dbc.Form:
     first = [
         _field("model", "Model", _list("model", "type a part of the name")),
         _field("weights", "Weights", choice.radios(field_id("weights"), WEIGHTS, FIELDS["weights"]), _weights_hint()),
@@ -107,7 +116,7 @@ def layout() -> html.Main:
     ]
     ask = html.Button("Compute this study", type="submit", id=SUBMIT, className="button primary", disabled=True)
     again = html.Button("Measure again", type="button", id=AGAIN, className="button", hidden=True, n_clicks=0)
-    form = dbc.Form(
+    return dbc.Form(
         [
             html.Div(first, className="fields"),
             html.Details(
@@ -122,10 +131,6 @@ def layout() -> html.Main:
         id=FORM,
         prevent_default_on_submit=True,
     )
-    reading = "One model on one set of pictures: what every head does on every picture, computed once."
-    stores = [dcc.Store(id=each) for each in (OPENED, SETTLED, ASKED, HEARD, GO)]
-    body = [html.H2("New study"), html.P(reading, className="reading"), form, *stores]
-    return html.Main(body, className="sheet new-page", id="new-page")
 
 
 def _weights_hint() -> list[html.Span]:
@@ -436,13 +441,19 @@ def register(app: Dash, shelf: Shelf, desk: Desk, offers: Offers) -> None:
     app.clientside_callback(ClientsideFunction("jobs", "price"), Input(ASKED, "data"))
     app.clientside_callback(ClientsideFunction("jobs", "go"), Input(GO, "data"))
 
+    @app.callback(Output(PLACE, "children"), Input(OPENED, "data"), prevent_initial_call=True)
+    def show(opened: object) -> dbc.Form:
+        if isinstance(opened, dict) and opened.get("shown"):
+            raise PreventUpdate
+        return form()
+
+    # Called when the form comes, and at each visit.
     @app.callback(
         *(Output(field_id(name), "options") for name in PICKED),
         Output(hint_id("model"), "children"),
         Output(hint_id("images"), "children"),
         Output(hint_id("checkpoint"), "children"),
         Input(OPENED, "data"),
-        prevent_initial_call=True,
     )
     def offer(opened: object) -> tuple[Any, ...]:
         return offered(desk, offers)
