@@ -102,7 +102,7 @@ HOVER = """([share, patience]) => new Promise((found, failed) => {
 OPENED = """patience => new Promise((found, failed) => {
     const look = () => {
         const empty = Object.keys(views).filter(name => views[name]() === "");
-        if (!empty.length && !document.querySelector(".stage [data-dash-is-loading=true]")) {
+        if (!empty.length && !document.querySelector(".stage [data-dash-is-loading=true], .head-attention.working")) {
             painted(() => found(performance.now()));
         } else if (performance.now() > patience) {
             failed(new Error(`still empty: ${empty.join(", ")}`));

@@ -1,11 +1,11 @@
 """What is drawn anew? All views in the answer to a gesture, and what it leaves as it is not at all.
 
-A view says which fields of the selection it depends on. The page holds the selection that its views were drawn
-from; where none of a view's fields differ from it, the view is left alone.
+A view says which fields of the selection it depends on. The page holds what its views were drawn from; where none
+of a view's fields differ from it, the view is left alone.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from dashboard.selection import Selection, fits
 from dashboard.theme import Palette, palette
 from store.errors import StoreError
 
-DRAWN = "drawn"  # dcc.Store: what the views were drawn from, {"content": of the study, "selection": its data}
 ALWAYS = ("study", "theme")
 
 log = logging.getLogger(__name__)
@@ -58,22 +57,20 @@ def problem(text: str) -> html.Span:
 
 
 def anew(
-    drawings: Sequence[Drawing], known: StudyFacts, chosen: Selection, drawn: object
-) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
-    """The values of each drawing, and what they are drawn from, for the next time.
+    drawings: Sequence[Drawing], known: StudyFacts, chosen: Selection, last: Mapping[str, Any]
+) -> list[tuple[Any, ...]]:
+    """The values of each drawing.
 
     Args:
-        drawn: What this gave the last time, from the browser; None or anything else draws all.
+        last: What the page holds, from the browser: the `selection` that its views were drawn from, and the
+            `content` of the study. Anything else draws all.
     """
-    now = {"content": known.content, "selection": chosen.data()}
-    before = drawn if isinstance(drawn, dict) and drawn.get("content") == known.content else {}
-    same = before.get("selection")
+    same = last.get("selection") if last.get("content") == known.content else None
     differ = {name for name, value in chosen.data().items() if not isinstance(same, dict) or same.get(name) != value}
-    values = [
+    return [
         each.values(known, chosen) if differ & {*ALWAYS, *each.fields} else (no_update,) * len(each.outputs)
         for each in drawings
     ]
-    return values, now
 
 
 def selection_of(data: object) -> Selection:

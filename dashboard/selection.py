@@ -24,7 +24,6 @@ from dashboard.image_sets import (
 )
 
 # Id of the dcc.Store that holds it. `writer` alone writes it; every view draws from it.
-SELECTION = "selection"
 
 # What the image overview can be coloured by; "plain" is for a model without a classifier.
 COLOURS = ("class", "probability", "prediction", "importance", "plain")

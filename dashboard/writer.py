@@ -1,10 +1,10 @@
 """What does a gesture change? The one writer of the selection: every click, key and address comes here.
 
-address ─┐             ┌─> SELECTION, PLACE: what the scripts mark; then the gestures made meanwhile may come
-clicks  ─┼─> write ────┼─> every view that shows it otherwise than before, drawn from the store
-gestures┘              └─> address of the page
+address ─┐             ┌─> WRITTEN: the selection, which scripts mark in all views, and the address of the page
+clicks  ─┼─> write ────┤
+gestures┘              └─> every view that shows it otherwise than before, drawn from the store
 
-One request does all of it: the browser does some fifty things around each.
+One request does all of it, with few outputs: around each, the browser looks through all components of the page.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +17,10 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html,
 from dash.exceptions import PreventUpdate
 
 from dashboard.data import STUDIES_OPEN, Shelf, StudyFacts, facts, indices_of
-from dashboard.drawing import DRAWN, Drawing, anew
+from dashboard.drawing import Drawing, anew
 from dashboard.image_sets import corners_of
 from dashboard.routes import pictures_url
 from dashboard.selection import (
-    SELECTION,
     THEMES,
     Selection,
     after_key,
@@ -53,10 +52,8 @@ from store.errors import StoreError
 from store.study import Study
 
 URL = "url"  # {"search": the address, "theme": the browser's own}, when it was not this page that changed it
-ADDRESS = "address"  # what the address should be
-PLACE = "place"  # what the browser must know beside the selection: the image's index, facts of the study
+WRITTEN = "written"  # what `told` gives; scripts have it as headscope.selection, .index and .facts
 GESTURES = "gestures"  # made since the page last settled: {"gestures": [{"kind", "value"}, ...], "n": number}
-ANSWERED = "answered"  # that number, when they are done
 NOTICE = "notice"
 EMPTY = "empty"
 STAGE = "stage"
@@ -84,7 +81,7 @@ NO_STUDY = [
 
 
 def layout() -> list[Any]:
-    stores = [dcc.Store(id=each) for each in (SELECTION, PLACE, URL, ADDRESS, GESTURES, ANSWERED, DRAWN)]
+    stores = [dcc.Store(id=each) for each in (WRITTEN, URL, GESTURES)]
     return [*stores, html.Div(id=NOTICE, className="notice", role="status")]
 
 
@@ -229,14 +226,18 @@ def _of_study(shelf: Shelf, chosen: Selection, name: object) -> Written:
         return Written(chosen, str(error))
 
 
-def place(known: StudyFacts, chosen: Selection) -> dict[str, Any]:
-    """What the browser must know beside the selection."""
-    index = None if chosen.image is None else known.image_indices[chosen.image]
-    return {"index": index, "facts": told(known.study)}
+def told(known: StudyFacts, chosen: Selection) -> dict[str, Any]:
+    """What the browser must know of what is selected."""
+    return {
+        "selection": chosen.data(),
+        "content": known.content,
+        "index": None if chosen.image is None else known.image_indices[chosen.image],
+        "facts": facts_told(known.study),
+    }
 
 
 @lru_cache(maxsize=STUDIES_OPEN)
-def told(study: Study) -> dict[str, Any]:
+def facts_told(study: Study) -> dict[str, Any]:
     """Of a study, what scripts need; `lacks` says why it does not have some values, by field and value."""
     known = facts(study)
     return {
@@ -259,61 +260,46 @@ def register(app: Dash, shelf: Shelf, drawings: Sequence[Drawing]) -> None:
     app.clientside_callback(ClientsideFunction("page", "search"), Output(URL, "data"), Input(URL, "id"))
 
     @app.callback(
-        Output(SELECTION, "data"),
-        Output(PLACE, "data"),
-        Output(ADDRESS, "data"),
+        Output(WRITTEN, "data"),
         Output(header.STUDY, "value"),
-        Output(NOTICE, "children"),
-        Output(ANSWERED, "data"),
         Output(EMPTY, "children"),
         Output(STAGE, "hidden"),
-        Output(DRAWN, "data"),
         *(output for drawing in drawings for output in drawing.outputs),
         Input(URL, "data"),
         Input(header.STUDY, "value"),
         Input(header.THEME, "data"),
         Input(header.SEARCH, "n_submit"),
         Input(GESTURES, "data"),
-        State(SELECTION, "data"),
-        State(DRAWN, "data"),
+        State(WRITTEN, "data"),
         State(header.SEARCH, "value"),
     )
     def write(*values: Any) -> tuple[Any, ...]:
-        before, drawn, typed = values[-3:]
-        source, value = ctx.triggered_id, _triggered_value()
+        last, typed = values[-2:]
+        last = last if isinstance(last, dict) else {}
+        before, source, value = last.get("selection"), ctx.triggered_id, _triggered_value()
         if before is None and source != header.STUDY:
             # On the first load everything triggers at once; only the address means something then.
             source, value = URL, values[0]
             if value is None:  # another page than the workspace is open
                 raise PreventUpdate
         result = written(shelf, before, source, value, typed)
-        done = value.get("n") if source == GESTURES and isinstance(value, dict) else no_update
         chosen = result.chosen
+        said = {"notice": result.notice, "done": value.get("n") if isinstance(value, dict) else None}
         if chosen is None:
-            blank = [no_update for drawing in drawings for _ in drawing.outputs]
-            return None, None, no_update, no_update, result.notice, done, NO_STUDY, True, None, *blank
-        known, data = facts(shelf.open(chosen.study)), chosen.data()
-        views, now = anew(drawings, known, chosen, drawn)
-        address = {"search": to_search(chosen, known), "replace": result.found, "title": title(chosen)}
-        unchanged = data == before
+            return said, no_update, NO_STUDY, True, *(no_update for each in drawings for _ in each.outputs)
+        known = facts(shelf.open(chosen.study))
+        views = anew(drawings, known, chosen, last)
+        if result.found or chosen.data() != before:
+            said["address"] = {"search": to_search(chosen, known), "replace": result.found, "title": title(chosen)}
         return (
-            no_update if unchanged else data,
-            no_update if unchanged else place(known, chosen),
-            no_update if unchanged and not result.found else address,
-            chosen.study,
-            result.notice,
-            done,
-            None,
-            False,
-            no_update if now == drawn else now,
+            told(known, chosen) | said,
+            no_update if source == GESTURES else chosen.study,
+            None if before is None else no_update,
+            False if before is None else no_update,
             *(value for view in views for value in view),
         )
 
-    app.clientside_callback(ClientsideFunction("page", "address"), Input(ADDRESS, "data"))
-    app.clientside_callback(
-        ClientsideFunction("headscope", "answered"),
-        *(Input(each, "data") for each in (SELECTION, PLACE, ANSWERED, DRAWN)),
-    )
+    app.clientside_callback(ClientsideFunction("headscope", "answered"), Input(WRITTEN, "data"))
 
 
 def _triggered_value() -> Any:

@@ -21,7 +21,7 @@ from dashboard import routes, writer
 from dashboard.app import ASSETS, DRAWINGS, create_app
 from dashboard.data import Shelf, StudyFacts, facts, large, per_image, predictions, read, summary, table
 from dashboard.drawing import anew
-from dashboard.selection import COLOURS, SELECTION, Selection, default, fits, to_search
+from dashboard.selection import COLOURS, Selection, default, fits, to_search
 from dashboard.theme import LIGHT
 from dashboard.views import (
     head_attention,
@@ -115,7 +115,7 @@ def drawn(known: StudyFacts, chosen: Selection) -> dict[str, str]:
 
 def says(shelf: Shelf, chosen: Selection, component: str) -> str:
     """What the view says in one of its components, errors too."""
-    values, _ = anew(DRAWINGS, facts(shelf.open(chosen.study)), chosen, None)
+    values = anew(DRAWINGS, facts(shelf.open(chosen.study)), chosen, {})
     named = {
         str(output): value
         for each, of in zip(values, DRAWINGS, strict=True)
@@ -622,8 +622,8 @@ def test_well_formed_calls_are_answered(app: Dash, client: Any, shelf: Shelf):
     chosen = default(facts(shelf.open("demo"))).data()
     for body in bodies(app).values():
         for place in [*body["inputs"], *body["state"]]:
-            if isinstance(place, dict) and place["id"] == SELECTION:
-                place["value"] = chosen
+            if isinstance(place, dict) and place["id"] == writer.WRITTEN:
+                place["value"] = {"selection": chosen}
         assert call(client, body).status_code in (200, 204), body["output"]
 
 

@@ -47,58 +47,58 @@ def start(shelf: Shelf, name: str = "one") -> Selection:
     return default(facts(shelf.open(name)))
 
 
-def drawn_from(shelf: Shelf, drawings: list[Drawing], chosen: Selection, drawn: object = None) -> tuple[list[Any], Any]:
-    return anew(drawings, facts(shelf.open(chosen.study)), chosen, drawn)
+def drawn(
+    shelf: Shelf, chosen: Selection, last: dict[str, Any] | None = None, of: list[Drawing] | None = None
+) -> list[Any]:
+    return anew(of or [LAYER, METRIC], facts(shelf.open(chosen.study)), chosen, last or {})
+
+
+def holding(shelf: Shelf, chosen: Selection) -> dict[str, Any]:
+    """What a page holds that has drawn a selection."""
+    return {"content": shelf.open(chosen.study).manifest.content, "selection": chosen.data()}
 
 
 def test_everything_is_drawn_the_first_time(shelf: Shelf):
     chosen = start(shelf)
-    values, now = drawn_from(shelf, [LAYER, METRIC], chosen)
-    assert values == [(chosen.layer, "layer of one"), (chosen.metric, "metric of one")]
-    assert now == {"content": shelf.open("one").manifest.content, "selection": chosen.data()}
+    assert drawn(shelf, chosen) == [(chosen.layer, "layer of one"), (chosen.metric, "metric of one")]
 
 
 def test_a_view_is_left_alone_while_its_fields_stay(shelf: Shelf):
     chosen = start(shelf)
-    drawn = drawn_from(shelf, [LAYER, METRIC], chosen)[1]
-    assert drawn_from(shelf, [LAYER, METRIC], chosen, drawn)[0] == [LEFT, LEFT]
+    last = holding(shelf, chosen)
+    assert drawn(shelf, chosen, last) == [LEFT, LEFT]
     other = replace(chosen, layer=1 - chosen.layer)
-    assert drawn_from(shelf, [LAYER, METRIC], other, drawn)[0] == [(other.layer, "layer of one"), LEFT]
+    assert drawn(shelf, other, last) == [(other.layer, "layer of one"), LEFT]
 
 
 @pytest.mark.parametrize("field", ["theme", "study"])
 def test_another_theme_or_study_draws_everything(shelf: Shelf, field: str):
     chosen = start(shelf)
-    drawn = drawn_from(shelf, [LAYER, METRIC], chosen)[1]
-    other = replace(chosen, theme="dark") if field == "theme" else replace(start(shelf, "two"))
-    assert no_update not in [value for each in drawn_from(shelf, [LAYER, METRIC], other, drawn)[0] for value in each]
+    other = replace(chosen, theme="dark") if field == "theme" else start(shelf, "two")
+    assert no_update not in [value for each in drawn(shelf, other, holding(shelf, chosen)) for value in each]
 
 
 def test_another_content_under_the_same_name_draws_everything(shelf: Shelf):
     chosen = start(shelf)
-    drawn = {"content": "0" * 64, "selection": chosen.data()}
-    assert LEFT not in drawn_from(shelf, [LAYER, METRIC], chosen, drawn)[0]
+    assert LEFT not in drawn(shelf, chosen, holding(shelf, chosen) | {"content": "0" * 64})
 
 
-@pytest.mark.parametrize("odd", [3, "x", [], {}, {"content": None}, {"selection": 3}])
-def test_what_the_browser_makes_up_draws_everything(shelf: Shelf, odd: object):
+@pytest.mark.parametrize("odd", [{}, {"content": None}, {"selection": 3}, {"selection": []}])
+def test_what_the_browser_makes_up_draws_everything(shelf: Shelf, odd: dict[str, Any]):
     content = shelf.open("one").manifest.content
-    given = {**odd, "content": content} if isinstance(odd, dict) else odd
-    assert LEFT not in drawn_from(shelf, [LAYER, METRIC], start(shelf), given)[0]
+    assert LEFT not in drawn(shelf, start(shelf), {"content": content, **odd})
 
 
 def test_an_error_of_the_store_is_said_in_its_view_and_the_others_are_drawn(shelf: Shelf):
     chosen = start(shelf)
-    values, now = drawn_from(shelf, [failing(StoreError("tile 3 is damaged")), LAYER], chosen)
-    (blank, said), layer = values
+    (blank, said), layer = drawn(shelf, chosen, of=[failing(StoreError("tile 3 is damaged")), LAYER])
     assert blank == "blank on #ffffff"
     assert (said.children, said.role) == ("tile 3 is damaged", "alert")
     assert layer == (chosen.layer, "layer of one")
-    assert now is not None
 
 
 def test_an_error_of_a_view_is_logged_and_the_others_are_drawn(shelf: Shelf, caplog: pytest.LogCaptureFixture):
-    values, _ = drawn_from(shelf, [failing(KeyError("left")), LAYER], start(shelf))
+    values = drawn(shelf, start(shelf), of=[failing(KeyError("left")), LAYER])
     assert "server's log" in values[0][1].children
     assert "KeyError: 'left'" in caplog.text
     assert "failing-reading.children cannot be drawn" in caplog.text

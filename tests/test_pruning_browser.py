@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dashboard.pruned import REGIONS, name_of
 from store.settings import Settings
 from tests.browsing import expect_address, needs_chromium, opened, playwright, served
 from tests.fake_desk import FakeDesk
@@ -99,6 +100,36 @@ def test_regions_are_picked_by_mouse_and_by_keyboard_and_nothing_is_asked(
     playwright.expect(page.locator(".mode .reference:not([hidden])")).to_have_count(6)
 
 
+def test_bars_and_matrix_are_named_and_hatch_what_is_pruned(page: "playwright.Page", address: str):
+    opened(page, address + "?study=first&regions=5")
+    expect_bars(page, 7)
+    bars = page.eval_on_selector_all(
+        ".mode",
+        """bars => bars.map(bar => [bar.dataset.gesture, bar.dataset.value, bar.dataset.name,
+            [...bar.querySelectorAll(".glyph i")].map(mark => mark.className)])""",
+    )
+    kinds = ["cls-cls", "cls-patches", "patches-cls", "patches-patches"]
+    assert bars == [["regions", str(each), name_of(each), hatched(kinds, each)] for each in (*MODES, 5)]
+    cells = page.eval_on_selector_all(
+        "#pruning-matrix button",
+        """cells => cells.map(
+            cell => [cell.className, cell.ariaLabel, cell.dataset.bit, cell.dataset.value, cell.title])""",
+    )
+    looks = hatched([f"cell {kind}" for kind in kinds], 5)
+    does = {True: "is pruned; click to keep it", False: "is kept; click to prune it"}
+    assert cells == [
+        [look, f"prune {name}", str(bit), str(5 ^ bit), f"{name} {does[bool(5 & bit)]}"]
+        for look, (bit, name) in zip(looks, REGIONS.items(), strict=True)
+    ]
+    assert page.locator("#pruning-matrix span").all_inner_texts() == ["CLS", "patches", "CLS", "patches"]
+    assert page.get_attribute("#pruning-parts", "aria-label") == "Pruned: " + page.inner_text("#pruning-heads")
+
+
+def hatched(kinds: list[str], regions: int) -> list[str]:
+    """Classes of the four regions."""
+    return [f"{kind} off" if regions & bit else kind for kind, bit in zip(kinds, REGIONS, strict=True)]
+
+
 def test_a_bar_under_the_pointer_shows_its_predictions(page: "playwright.Page", address: str):
     opened(page, address + "?study=first")
     expect_bars(page)
@@ -186,13 +217,15 @@ def test_old_bars_stay_until_new_ones_are_there(page: "playwright.Page", address
     playwright.expect(page.locator(READING)).to_contain_text("waiting")
     expect_bars(page)
     assert value.inner_text() == before
-    assert set(page.get_attribute("#pruning-body", "class").split()) == {"prunings", "stale", "waiting"}
+    assert page.get_attribute("#pruning-body", "class") == "prunings stale"
+    playwright.expect(page.locator(".panel.pruning")).to_have_class(re.compile("working"))
     job = next(reversed(desk.ledger.all))
     desk.set(job, place=3)
     playwright.expect(page.locator(READING)).to_contain_text("3 jobs before it")
     desk.finish(job)
     playwright.expect(value).not_to_have_text(before)
     assert page.get_attribute("#pruning-body", "class") == "prunings"
+    playwright.expect(page.locator(".panel.pruning")).not_to_have_class(re.compile("working"))
 
 
 def test_a_failure_is_told_and_can_be_tried_again(page: "playwright.Page", address: str, desk: FakeDesk):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dash import no_update
+from dash.development.base_component import Component
 
 from dashboard.app import create_app
 from dashboard.data import Shelf, StudyFacts, facts, of_image, per_image
@@ -68,6 +69,15 @@ def result(known: StudyFacts, chosen: Selection, **changes: Any) -> Pruning:
     return Pruning.joined([made_result(to_json(request), **changes) for request in requests])
 
 
+def found_in(root: Component, name: str) -> Component:
+    """The component of that id."""
+    return next(each for each in root._traverse() if getattr(each, "id", None) == name)
+
+
+def properties(component: Component) -> dict[str, Any]:
+    return component.to_plotly_json()["props"]
+
+
 # --- the requests ---
 
 
@@ -124,14 +134,18 @@ def test_of_more_images_than_one_job_may_have_evenly_spaced_ones_are_pruned(
 # --- regions ---
 
 
-def test_the_glyph_hatches_the_regions_that_are_pruned():
-    for regions in range(16):
-        cells = pruning.glyph(regions).children
-        hatched = [cell.className.endswith("off") for cell in cells]
-        assert sum(bit for bit, off in zip(REGIONS, hatched, strict=True) if off) == regions
-        assert [cell.className.split()[0] for cell in cells] == [
-            *("cls-cls", "cls-patches", "patches-cls", "patches-patches")
-        ]
+def test_the_browser_is_told_the_regions_and_what_any_of_them_are_called():
+    told = properties(found_in(pruning.layout(), pruning.PICTURE))
+    regions = json.loads(told["data-regions"])
+    assert regions["modes"] == list(MODES)
+    assert [tuple(cell) for cell in regions["cells"]] == list(REGIONS.items())
+    assert sum(bit for bit, _ in regions["cells"]) == len(regions["names"]) - 1
+    assert all(regions["names"][each] == name_of(each) for each in range(16))
+    assert told.get("children") is None  # which would be React's, and pruning.js fills it
+
+
+def test_the_panel_is_drawn_by_the_browser_and_not_by_dash():
+    assert sum(isinstance(each, Component) for each in pruning.layout()._traverse()) < 20
 
 
 def test_every_set_of_regions_has_a_name_of_its_own():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dash.development.base_component import Component
 from flask.testing import FlaskClient
 
 from dashboard.app import create_app
@@ -126,6 +127,13 @@ def test_a_damaged_tile_is_404_with_what_to_do(tmp_path: Path):
 
 
 # --- what is drawn ---
+
+
+def test_the_panel_is_filled_by_the_browser_and_not_by_dash():
+    every = [each for each in view.layout()._traverse() if isinstance(each, Component)]
+    assert len(every) < 15
+    [views] = [each.to_plotly_json()["props"] for each in every if getattr(each, "id", None) == view.VIEWS]
+    assert views.get("children") is None  # which would be React's, and attention.js fills it
 
 
 def test_without_an_image_those_of_the_set_on_which_the_head_matters_most_stand_there(shelf: Shelf):

@@ -55,7 +55,7 @@ def settled(page: "playwright.Page") -> None:
     """Wait until the head's attention is there, and painted."""
     page.wait_for_function(
         "document.querySelector('#attention-masks .target b')?.textContent"
-        " && !document.querySelector('.head-attention [data-dash-is-loading=true]')"
+        " && !document.querySelector('.head-attention.working')"
     )
 
 
@@ -123,6 +123,37 @@ def shown_cells(page: "playwright.Page") -> int:
 
 def stored(study: Study) -> np.ndarray:
     return study.attention(0, 1, 1).astype(np.float16)
+
+
+# --- what it is painted on ---
+
+
+def test_canvases_are_as_large_as_their_place_whatever_the_window(page: "playwright.Page", address: str):
+    shown(page, f"{address}/{HEAD}")
+    fit = """() => [...document.querySelectorAll("#head-attention-views canvas")].map(
+        each => [each.width, each.height, each.clientWidth, each.clientHeight])"""
+    for size in ({"width": 1440, "height": 900}, {"width": 1700, "height": 1000}):
+        page.set_viewport_size(size)
+        assert ink(page, LINES) > 0
+        found = page.evaluate(fit)
+        assert len(found) == 8
+        assert all((width, height) == (across, down) for width, height, across, down in found)
+        assert all(ink(page, each) > 0 for each in (MATRIX, "#attention-histogram canvas", TARGET))
+
+
+def test_what_can_be_moved_with_keys_is_named_and_in_order(page: "playwright.Page", address: str):
+    shown(page, f"{address}/{HEAD}")
+    names = page.eval_on_selector_all(
+        "#head-attention-views :is([role=slider], input)", "all => all.map(each => [each.ariaLabel, each.tabIndex])"
+    )
+    assert names == [
+        ["Patch of the image", 0],
+        ["Source token", 0],
+        ["Target token", 0],
+        ["Least attention that is shown", 0],
+        ["Share of all values that is shown, per cent", 0],
+        ["Least attention that is shown", 0],
+    ]
 
 
 # --- the threshold ---

@@ -20,16 +20,13 @@ window.headAttention = window.headAttention || {};
     let dragging = false;
     let colours = null;
     let theme = "";
+    let painted = ""; // what of the selection it was painted from, besides the head
     const heads = new Map(); // by address, the last used last
 
+    let masks, axes, matrix, histogram, threshold, readout, legend; // what it is drawn with, of `build`
+    const sizes = new WeakMap(); // of the canvases, [width, height]
+
     const byId = id => document.getElementById(id);
-    const find = (id, what) => byId(id).querySelector(what);
-    const part = (tag, className, ...children) => {
-        const made = document.createElement(tag);
-        made.className = className;
-        made.append(...children);
-        return made;
-    };
     const percent = share => `${Math.round(share * 100)}\u202f%`;
 
     /* --- what is picked --- */
@@ -42,6 +39,8 @@ window.headAttention = window.headAttention || {};
         if (theme !== selection.theme) {
             [theme, colours] = [selection.theme, own().tones()];
         }
+        const before = painted;
+        painted = JSON.stringify([selection.token, selection.direction, top, theme]);
         byId("head-attention-views").classList.toggle("none", index === null);
         if (index === null) {
             asking?.abort();
@@ -49,17 +48,16 @@ window.headAttention = window.headAttention || {};
             say("");
             return;
         }
-        want(`${facts.pictures}/attention/${index}/${selection.layer}/${selection.head}.f16`, `${facts.pictures}/image/${index}.png`, facts);
-        if (head) {
+        const address = `${facts.pictures}/attention/${index}/${selection.layer}/${selection.head}.f16`;
+        if (address !== wanted) {
+            want(address, `${facts.pictures}/image/${index}.png`, facts);
+        } else if (head && painted !== before) {
             paint();
         }
     }
 
     /* Shows that head as soon as it is there, and its picture; until then the old one stays. */
     async function want(address, picture, facts) {
-        if (address === wanted) {
-            return;
-        }
         wanted = address;
         asking?.abort();
         asking = new AbortController();
@@ -105,9 +103,8 @@ window.headAttention = window.headAttention || {};
     function show(found, picture, facts) {
         [head, photo, aspect] = [found, picture, facts.aspect];
         say("");
-        for (const frame of byId("attention-masks").querySelectorAll(".frame")) {
+        for (const {frame, image} of Object.values(masks)) {
             frame.style.setProperty("--aspect", aspect);
-            const image = frame.querySelector("img");
             image.onload = image.onerror = event => image.classList.toggle("broken", event.type === "error");
             image.src = picture;
             image.classList.toggle("crisp", facts.small < 150);
@@ -122,7 +119,7 @@ window.headAttention = window.headAttention || {};
 
     /* The thin bar of a panel that works. */
     function busy(works) {
-        byId("head-attention-said").setAttribute("data-dash-is-loading", works);
+        byId("head-attention-said").closest(".panel").classList.toggle("working", works);
     }
 
     /* --- what is lit --- */
@@ -168,19 +165,20 @@ window.headAttention = window.headAttention || {};
         due = due === "cut" ? due : what;
     }
 
-    /* The canvas, empty and as sharp as the screen: [its brush, width, height, pixels of the screen for one]. */
+    /* The canvas, empty and as sharp as the screen: [its brush, width, height, pixels of the screen for one]. Its size
+       was told, by a ResizeObserver: to ask for it makes the browser lay the page out. */
     function fitted(canvas) {
         const scale = devicePixelRatio || 1;
-        const {clientWidth, clientHeight} = canvas;
-        const [width, height] = [Math.round(clientWidth * scale), Math.round(clientHeight * scale)];
+        const [across, down] = sizes.get(canvas) ?? [0, 0];
+        const [width, height] = [Math.round(across * scale), Math.round(down * scale)];
         const brush = canvas.getContext("2d");
         if (canvas.width !== width || canvas.height !== height) {
             Object.assign(canvas, {width, height});
             brush.setTransform(scale, 0, 0, scale, 0, 0);
         } else {
-            brush.clearRect(0, 0, clientWidth, clientHeight);
+            brush.clearRect(0, 0, across, down);
         }
-        return [brush, clientWidth, clientHeight, scale];
+        return [brush, across, down, scale];
     }
 
     function paint() {
@@ -191,15 +189,15 @@ window.headAttention = window.headAttention || {};
 
     function paintCut() {
         const now = view();
-        const [axes, width, height, scale] = fitted(find("two-axes", ".base"));
-        const [matrix, size] = fitted(find("attention-matrix", ".base"));
-        const [histogram, across, down] = fitted(find("attention-histogram", "canvas"));
+        const [lines, width, height, scale] = fitted(axes.base);
+        const [cells, size] = fitted(matrix.base);
+        const [bars, across, down] = fitted(histogram.base);
         if (!width || !size || !across) {
             return; // not on the screen
         }
-        axes.drawImage(own().linesImage(now, width, height - 2 * own().EDGE, scale), 0, own().EDGE, width, height - 2 * own().EDGE);
-        matrix.drawImage(own().matrixImage(now, size * scale), 0, 0, size, size);
-        own().paintHistogram(histogram, now, across, down);
+        lines.drawImage(own().linesImage(now, width, height - 2 * own().EDGE, scale), 0, own().EDGE, width, height - 2 * own().EDGE);
+        cells.drawImage(own().matrixImage(now, size * scale), 0, 0, size, size);
+        own().paintHistogram(bars, now, across, down);
         placeThreshold(now, across, down);
         paintLit(now);
     }
@@ -207,31 +205,28 @@ window.headAttention = window.headAttention || {};
     const KINDS = ["picture", "source", "target"];
 
     function paintLit(now) {
-        // Sizes are read before anything is written, or the page is laid out anew for each.
-        const [axes, width, height] = fitted(find("two-axes", ".lit"));
-        const [matrix, size] = fitted(find("attention-matrix", ".lit"));
-        const frames = KINDS.map(kind => fitted(find("attention-masks", `.${kind} canvas`)));
-        own().paintAxes(axes, now, width, height);
+        const [lines, width, height] = fitted(axes.lit);
+        const [cross, size] = fitted(matrix.lit);
+        own().paintAxes(lines, now, width, height);
         if (now.lit) {
-            own().strokeLit(axes, now, width, height);
-            own().paintCross(matrix, now, size);
+            own().strokeLit(lines, now, width, height);
+            own().paintCross(cross, now, size);
         }
-        byId("two-axes").classList.toggle("faded", now.lit !== null);
-        KINDS.forEach((kind, place) => {
-            const [brush, wide, high] = frames[place];
+        axes.place.classList.toggle("faded", now.lit !== null);
+        for (const [kind, {canvas, words, number}] of Object.entries(masks)) {
+            const [brush, wide, high] = fitted(canvas);
             const strongest = own().paintMask(brush, kind, now, wide, high);
-            const figure = find("attention-masks", `.${kind}`);
-            figure.querySelector("b").textContent = own().caption(kind, now);
-            figure.querySelector("span").textContent = strongest === null ? "" : headscope.number(strongest);
-        });
-        byId("attention-readout").textContent = readout(now);
-        for (const [side, direction] of [["source", "query"], ["target", "key"]]) {
-            tellToken(find("two-axes", `.${side}`), now.lit?.[direction] ?? now.shown[side] ?? head.first);
+            words.textContent = own().caption(kind, now);
+            number.textContent = strongest === null ? "" : headscope.number(strongest);
         }
-        tellToken(find("attention-masks", ".patches"), now.lit?.token ?? now.shown.target ?? head.first);
+        readout.textContent = readoutOf(now);
+        for (const [side, direction] of [["source", "query"], ["target", "key"]]) {
+            tellToken(axes[side], now.lit?.[direction] ?? now.shown[side] ?? head.first);
+        }
+        tellToken(masks.picture.slider, now.lit?.token ?? now.shown.target ?? head.first);
     }
 
-    function readout({lit: now, cut}) {
+    function readoutOf({lit: now, cut}) {
         if (!now) {
             return `${cut.count.toLocaleString("en")} of ${head.order.length.toLocaleString("en")} are shown${cut.count > own().MOST_LINES ? `, as lines ${own().MOST_LINES.toLocaleString("en")}` : ""}`;
         }
@@ -248,11 +243,11 @@ window.headAttention = window.headAttention || {};
     function paintLegend() {
         const prefix = head.prefixName;
         const scale = (name, said, most) => {
-            const ramp = part("i", "ramp");
+            const ramp = headscope.element("i", {class: "ramp"});
             ramp.style.background = `linear-gradient(to right, ${[0, 64, 128, 192, 255].map(level => colours[name].css[level]).join(",")})`;
-            return part("span", "", said, ramp, headscope.number(most));
+            return headscope.element("span", {}, said, ramp, headscope.number(most));
         };
-        byId("attention-legend").replaceChildren(...(prefix ? [scale("cls", `${prefix} 0`, head.most.cls)] : []), scale("patch", "patches 0", head.most.patch));
+        legend.replaceChildren(...(prefix ? [scale("cls", `${prefix} 0`, head.most.cls)] : []), scale("patch", "patches 0", head.most.patch));
     }
 
     /* Buttons of what the masks are of: prefix tokens, and in a model without CLS the mean. */
@@ -265,9 +260,12 @@ window.headAttention = window.headAttention || {};
         }
         byId("attention-tokens").replaceChildren(
             ...options.map(([name, each]) => {
-                const button = part("button", each === pinned ? "option on" : "option", each === null ? name : head.short(each));
-                button.title = each === null ? "Masks of the mean over patches" : `Masks of ${name}`;
-                button.setAttribute("aria-pressed", each === pinned);
+                const looks = {
+                    class: each === pinned ? "option on" : "option",
+                    title: each === null ? "Masks of the mean over patches" : `Masks of ${name}`,
+                    "aria-pressed": each === pinned,
+                };
+                const button = headscope.element("button", looks, each === null ? name : head.short(each));
                 // The same again releases; CLS and the mean are what is left then.
                 button.onclick = () => (each === byDefault() ? token !== null && pin(token, direction) : pin(each, "both"));
                 return button;
@@ -280,7 +278,7 @@ window.headAttention = window.headAttention || {};
     function placeThreshold({cut}, width, height) {
         const plot = own().plotOf(width, height);
         const {least, most, place} = head.histogram;
-        const handle = find("attention-histogram", "[role=slider]");
+        const {handle} = histogram;
         handle.style.left = `${plot.left + plot.width * place(cut.number)}px`;
         handle.style.height = `${plot.top + plot.height}px`;
         const said = {min: Math.log10(least), max: Math.log10(most), now: Math.log10(Math.max(least, cut.number))};
@@ -289,8 +287,7 @@ window.headAttention = window.headAttention || {};
         }
         const shown = shareText((100 * cut.count) / head.order.length);
         handle.setAttribute("aria-valuetext", `≥ ${headscope.number(cut.number)} · top ${shown} %`);
-        for (const [name, text] of [["least", headscope.number(cut.number)], ["top", shown]]) {
-            const input = find("attention-threshold", `[name=${name}]`);
+        for (const [input, text] of [[threshold.least, headscope.number(cut.number)], [threshold.top, shown]]) {
             if (document.activeElement !== input || dragging) {
                 input.value = text;
             }
@@ -308,7 +305,7 @@ window.headAttention = window.headAttention || {};
     const settle = () => headscope.gesture("top", top);
 
     function listenToThreshold() {
-        const plot = byId("attention-histogram");
+        const {place: plot, handle} = histogram;
         const follow = event => {
             const box = plot.getBoundingClientRect();
             const {left, width} = own().plotOf(box.width, box.height);
@@ -328,7 +325,6 @@ window.headAttention = window.headAttention || {};
                 settle();
             }
         };
-        const handle = plot.querySelector("[role=slider]");
         const moves = {
             ArrowRight: () => top / STEP,
             ArrowUp: () => top / STEP,
@@ -346,8 +342,8 @@ window.headAttention = window.headAttention || {};
             }
         };
         handle.onkeyup = event => head && moves[event.key] && settle();
-        const typed = (name, share) => {
-            find("attention-threshold", `[name=${name}]`).onchange = event => {
+        const typed = (input, share) => {
+            input.onchange = event => {
                 const value = Number(event.target.value.replace("\u2212", "-").replace(",", "."));
                 if (head && value > 0) {
                     cutAt(share(value));
@@ -357,8 +353,8 @@ window.headAttention = window.headAttention || {};
                 soon("cut"); // says what it is, if that was no number
             };
         };
-        typed("least", value => head.percent(value));
-        typed("top", value => value);
+        typed(threshold.least, value => head.percent(value));
+        typed(threshold.top, value => value);
     }
 
     /* --- the pointer, and its keys --- */
@@ -419,17 +415,71 @@ window.headAttention = window.headAttention || {};
 
     const directionOf = ({query, key}) => (query === undefined ? "to" : key === undefined ? "from" : "both");
 
+    /* Fills the panel. */
+    function build() {
+        const {element} = headscope;
+        const canvas = (name, label) => element("canvas", {class: name, role: "img", "aria-label": label});
+        const lit = () => element("canvas", {class: "lit"});
+        // What the arrow keys move; tellToken and placeThreshold tell where it is.
+        const slider = (name, label) => {
+            const where = {"aria-label": label, "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": 0};
+            return element("div", {class: name, role: "slider", tabindex: 0, ...where});
+        };
+        const placed = (id, kind, made) => ({place: element("div", {id, class: kind}, ...Object.values(made)), ...made});
+        const empty = (id, kind) => element("div", {id, class: kind});
+        const title = words => element("div", {class: "axis-title"}, words);
+        const input = (name, label) => element("input", {
+            class: "form-control form-control-sm", name, type: "text", inputmode: "decimal", autocomplete: "off", "aria-label": label,
+        });
+        // The image, alone or under the mask of where a token is looked at from, or looks to.
+        const mask = kind => {
+            const made = {image: element("img", {alt: ""}), canvas: element("canvas")};
+            if (kind === "picture") {
+                made.slider = slider("patches", "Patch of the image");
+            }
+            const frame = element("div", {class: "frame"}, ...Object.values(made));
+            const words = element("b"), number = element("span");
+            const figure = element("figure", {class: kind}, frame, element("figcaption", {}, words, number));
+            return {figure, frame, words, number, ...made};
+        };
+        axes = placed("two-axes", "two-axes", {
+            base: canvas("base", "Lines from source tokens, above, to target tokens, below"),
+            lit: lit(),
+            source: slider("source", "Source token"),
+            target: slider("target", "Target token"),
+        });
+        matrix = placed("attention-matrix", "matrix", {
+            base: canvas("base", "Attention matrix: a row a source token, a column a target token"),
+            lit: lit(),
+        });
+        histogram = placed("attention-histogram", "histogram", {
+            base: canvas("base", "Histogram of the attention values"),
+            handle: slider("handle", "Least attention that is shown"),
+        });
+        masks = Object.fromEntries(KINDS.map(kind => [kind, mask(kind)]));
+        [readout, legend] = [empty("attention-readout", "readout"), empty("attention-legend", "legend")];
+        threshold = {least: input("least", "Least attention that is shown"), top: input("top", "Share of all values that is shown, per cent")};
+        const {least, top: share} = threshold;
+        byId("head-attention-views").replaceChildren(
+            element("div", {id: "attention-masks", class: "masks"}, ...Object.values(masks).map(({figure}) => figure)),
+            element("div", {class: "axes"}, title("source tokens"), axes.place, title("target tokens"), legend),
+            element("div", {class: "cells"},
+                matrix.place,
+                readout,
+                element("div", {id: "attention-threshold", class: "threshold"}, "≥ ", least, " · top ", share, " %"),
+                histogram.place),
+        );
+    }
+
     function mount() {
-        if (byId("attention-threshold").childElementCount) {
+        if (byId("head-attention-views").childElementCount) {
             return;
         }
-        const input = (name, label) => Object.assign(part("input", "form-control form-control-sm"), {name, type: "text", inputMode: "decimal", autocomplete: "off", ariaLabel: label});
-        byId("attention-threshold").append("≥ ", input("least", "Least attention that is shown"), " · top ", input("top", "Share of all values that is shown, per cent"), " %");
+        build();
         listenToThreshold();
 
-        const axes = byId("two-axes");
         follow(
-            axes,
+            axes.place,
             (x, y, width, height) => {
                 const token = () => own().along(head, width).at(Math.min(width - 1, Math.max(0, x)));
                 return y < REACH ? ofToken(token(), "from") : y > height - REACH ? ofToken(token(), "to") : null;
@@ -437,7 +487,7 @@ window.headAttention = window.headAttention || {};
             now => [now.token, directionOf(now)],
         );
         follow(
-            byId("attention-matrix"),
+            matrix.place,
             (x, y, size) => {
                 const side = own().along(head, size);
                 return {query: side.at(y), key: side.at(x), pair: true};
@@ -445,16 +495,16 @@ window.headAttention = window.headAttention || {};
             now => [now.query, "from"],
         );
         const inside = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
-        for (const frame of byId("attention-masks").querySelectorAll(".frame")) {
+        for (const {frame} of Object.values(masks)) {
             follow(
                 frame,
                 (x, y, width, height) => ofToken(head.first + inside(y / height, head.grid[0]) * head.grid[1] + inside(x / width, head.grid[1]), "both"),
                 now => [now.token, "both"],
             );
         }
-        listenToKeys(axes.querySelector(".source"), "from");
-        listenToKeys(axes.querySelector(".target"), "to");
-        listenToKeys(find("attention-masks", ".patches"), "both");
+        listenToKeys(axes.source, "from");
+        listenToKeys(axes.target, "to");
+        listenToKeys(masks.picture.slider, "both");
         byId("attention-suggested").addEventListener("click", event => {
             const index = event.target.closest("[data-index]")?.dataset.index;
             if (index !== undefined) {
@@ -468,7 +518,14 @@ window.headAttention = window.headAttention || {};
                 event.preventDefault();
             }
         });
-        new ResizeObserver(() => soon("cut")).observe(byId("head-attention-views"));
+        // The page is laid out when it tells of sizes, and not yet painted.
+        const watch = new ResizeObserver(entries => {
+            entries.forEach(({target}) => sizes.set(target, [target.clientWidth, target.clientHeight]));
+            if (head) {
+                paintCut();
+            }
+        });
+        byId("head-attention-views").querySelectorAll("canvas").forEach(canvas => watch.observe(canvas));
         Object.assign(headscope.painters, painters);
     }
 
@@ -543,7 +600,7 @@ window.headAttention = window.headAttention || {};
             KINDS.forEach((kind, place) => {
                 brush.save();
                 brush.translate(across ? place * (roomX + LINE) : 0, across ? 0 : place * (roomY + LINE + 4));
-                brush.drawImage(find("attention-masks", `.${kind} img`), 0, 0, wide, high);
+                brush.drawImage(masks[kind].image, 0, 0, wide, high);
                 const strongest = own().paintMask(brush, kind, now, wide, high);
                 own().write(brush, now.tones, own().caption(kind, now), 0, high + LINE - 4, {colour: now.tones.text});
                 if (strongest !== null) {

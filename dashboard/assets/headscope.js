@@ -29,7 +29,7 @@ window.headscope = (() => {
         },
 
         /* Whether the views have drawn what is selected, and no gesture waits. */
-        drawn: () => sentAt === -Infinity && waiting.length === 0 && drawnFrom === JSON.stringify(shared.selection),
+        drawn: () => sentAt === -Infinity && waiting.length === 0 && shared.selection !== null,
 
         label: (layer, head) => `L${layer}·H${head}`,
 
@@ -108,7 +108,7 @@ window.headscope = (() => {
     let waiting = [];
     let sent = 0;
     let sentAt = -Infinity; // when; -Infinity: the page is settled
-    let drawnFrom = ""; // the selection that the views were last drawn from, as JSON
+    let selected = ""; // as JSON, of which study
 
     function send() {
         if (waiting.length && performance.now() - sentAt > PATIENCE) {
@@ -217,10 +217,14 @@ window.headscope = (() => {
         }
     }
 
-    /* `place`: {index, facts}, of the selection that came with it. */
-    function select(selection, place) {
+    function select({selection, content, index, facts}) {
+        const now = JSON.stringify([content, selection]);
+        if (now === selected) {
+            return;
+        }
+        selected = now;
         const root = document.documentElement.dataset;
-        Object.assign(shared, {selection, index: place.index, facts: place.facts});
+        Object.assign(shared, {selection, index, facts});
         root.bsTheme = selection.theme;
         root.tab = selection.tab;
         if ((root.large ?? "") !== selection.large) {
@@ -232,18 +236,23 @@ window.headscope = (() => {
         }
         press();
         for (const listener of listeners) {
-            listener(selection, place.index, place.facts);
+            listener(selection, index, facts);
         }
     }
 
     window.dash_clientside = window.dash_clientside || {};
     window.dash_clientside.headscope = {
-        /* The answer to gestures is there, and drawn. */
-        answered(selection, place, done, drawn) {
-            if (selection && place && (selection !== shared.selection || place.facts !== shared.facts)) {
-                select(selection, place);
+        /* The answer is there, and drawn: what dashboard/writer.py has written. */
+        answered(told) {
+            if (!told) {
+                return;
             }
-            drawnFrom = JSON.stringify(drawn?.selection);
+            document.getElementById("notice").textContent = told.notice;
+            if (told.selection) {
+                select(told);
+            }
+            window.dash_clientside.page.address(told.address);
+            const {done} = told;
             requestAnimationFrame(() => requestAnimationFrame(() => late.splice(0).forEach(then => then())));
             if (done === undefined || done === null || done >= sent) {
                 sentAt = -Infinity;

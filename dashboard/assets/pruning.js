@@ -6,17 +6,18 @@ window.dash_clientside = window.dash_clientside || {};
     const QUIET = 200;
     const AGAIN = 300;
     const ALL = 15, PATCHES = 8;
-    const MODES = new Set([0, 15, 8, 1, 6, 7]);
     const NO_CLS = "the model has no class token";
 
     const at = id => document.getElementById(id);
     const write = (id, props) => window.dash_clientside.set_props(id, props);
+    const {element} = headscope;
 
     let found = null; // what the server found last, and what it says of what it has not
     const NOTHING = {said: "", told: false, waits: false};
     let state = NOTHING;
     let asked = ""; // what it was asked for last
     let preview = null; // regions under the pointer
+    let parts = null; // what it is drawn with, of `build`
 
     /* What is pruned, as `drawn` has it. */
     const of = chosen => JSON.stringify([
@@ -25,10 +26,39 @@ window.dash_clientside = window.dash_clientside || {};
     const isOf = chosen => found !== null && JSON.stringify(found.of) === of(chosen);
     const has = chosen => isOf(chosen) && found.regions.includes(chosen.regions);
 
-    function element(tag, props, ...children) {
-        const made = Object.assign(document.createElement(tag), props);
-        made.append(...children);
-        return made;
+    // --- what it is drawn with ---
+
+    /* Bars, matrix and the place of the predictions. modes: regions of the bars; names: of any regions, when pruned. */
+    function build(place) {
+        const {modes, cells: regions, names} = JSON.parse(place.dataset.regions);
+        const kind = name => name.toLowerCase().replace("→", "-");
+        const hatched = () => regions.map(([bit, name]) => ({bit, mark: element("i", {class: kind(name)})}));
+        // None of the six modes where `fixed` is null.
+        const bar = fixed => {
+            const [full, spread, reference] = ["bar", "spread", "reference"].map(name => element("i", {class: name}));
+            const value = element("span", {class: "value"});
+            const glyph = hatched();
+            const button = element("button", {class: fixed === null ? "mode custom" : "mode", "data-gesture": "regions"},
+                value,
+                element("div", {class: "well"}, full, spread, reference),
+                element("div", {class: "glyph"}, ...glyph.map(({mark}) => mark)));
+            return {fixed, button, value, full, spread, reference, glyph};
+        };
+        const cell = ([bit, name]) => {
+            const looks = {class: `cell ${kind(name)}`, "aria-label": `prune ${name}`};
+            return {bit, name, button: element("button", {...looks, "data-gesture": "regions", "data-bit": bit, "data-name": name})};
+        };
+        const sides = [["to", 1], ["from", 0]].map(([side, end]) => [...new Set(regions.map(([, name]) => name.split("→")[end]))]
+            .map(word => element("span", {class: `${side} ${word.toLowerCase()}`}, word)));
+        const bars = [...modes, null].map(bar);
+        const cells = regions.map(cell);
+        const buttons = made => made.map(({button}) => button);
+        const group = element("div", {id: "pruning-parts", class: "modes", role: "group"}, ...buttons(bars));
+        const matrix = element("div", {id: "pruning-matrix", class: "regions", role: "group", "aria-label": "Regions that are pruned, source → target"},
+            ...sides.flat(), ...buttons(cells));
+        const predictions = element("div", {id: "pruning-predictions"});
+        place.replaceChildren(group, matrix, element("div", {class: "beside"}, predictions));
+        return {modes: new Set(modes), names, group, bars, cells, predictions};
     }
 
     // --- when the server is asked ---
@@ -50,7 +80,7 @@ window.dash_clientside = window.dash_clientside || {};
     }
 
     function settle(chosen) {
-        const wanted = of(chosen) + (MODES.has(chosen.regions) ? "" : chosen.regions);
+        const wanted = of(chosen) + (parts.modes.has(chosen.regions) ? "" : chosen.regions);
         if (wanted === asked) {
             return;
         }
@@ -74,14 +104,14 @@ window.dash_clientside = window.dash_clientside || {};
 
     function paint() {
         const chosen = headscope.selection;
-        if (!chosen || !at("pruning-body")) {
+        if (!chosen || !parts) {
             return;
         }
         const own = isOf(chosen), whole = has(chosen);
         const classes = at("pruning-body").classList;
         classes.toggle("stale", found !== null && !own);
-        classes.toggle("waiting", state.waits && !whole);
         classes.toggle("told", state.told && !whole);
+        at("pruning-body").closest(".panel").classList.toggle("working", state.waits && !whole);
         paintHeads(chosen);
         paintBars(chosen, own);
         paintMatrix(chosen);
@@ -94,20 +124,19 @@ window.dash_clientside = window.dash_clientside || {};
 
     /* The heads that are pruned together; one by itself is the selected one. */
     function paintHeads(chosen) {
-        const drawn = JSON.stringify([chosen.basket, chosen.layer, chosen.head]);
-        if (at("pruning-heads").dataset.drawn === drawn) {
+        const shown = JSON.stringify([chosen.basket, chosen.layer, chosen.head]);
+        if (at("pruning-heads").dataset.drawn === shown) {
             return; // what has the focus keeps it
         }
-        at("pruning-heads").dataset.drawn = drawn;
+        at("pruning-heads").dataset.drawn = shown;
         const heads = chosen.basket.split(",").filter(Boolean).map(head => head.split(".").map(Number));
         if (!heads.length) {
-            at("pruning-heads").replaceChildren(element("span", {className: "selected"}, headscope.label(chosen.layer, chosen.head)));
+            at("pruning-heads").replaceChildren(element("span", {class: "selected"}, headscope.label(chosen.layer, chosen.head)));
             return;
         }
         const button = (kind, value, words, label) => {
-            const made = element("button", {className: "chip", title: label}, words);
-            Object.assign(made.dataset, {gesture: kind, value: JSON.stringify(value)});
-            return made;
+            const does = {"data-gesture": kind, "data-value": JSON.stringify(value)};
+            return element("button", {class: "chip", title: label, ...does}, words);
         };
         const chips = heads.map(([layer, head]) => {
             const label = headscope.label(layer, head);
@@ -115,80 +144,70 @@ window.dash_clientside = window.dash_clientside || {};
             chip.classList.toggle("on", layer === chosen.layer && head === chosen.head);
             return chip;
         });
-        at("pruning-heads").replaceChildren(element("span", {className: "chips"}, ...chips), button("basket-clear", null, "clear", "Prune the selected head alone again"));
+        at("pruning-heads").replaceChildren(element("span", {class: "chips"}, ...chips), button("basket-clear", null, "clear", "Prune the selected head alone again"));
     }
 
     function paintBars(chosen, own) {
-        const drawn = found?.metrics[chosen.metric];
-        const parts = at("pruning-parts");
-        const [custom] = parts.getElementsByClassName("custom");
-        const free = MODES.has(chosen.regions) ? found?.regions.find(regions => !MODES.has(regions)) : chosen.regions;
-        custom.hidden = free === undefined;
-        custom.dataset.value = free ?? 0;
-        custom.dataset.name = [...at("pruning-matrix").querySelectorAll("button")]
-            .filter(cell => free & cell.dataset.bit).map(cell => cell.dataset.name).join(", ") + " pruned";
-        hatch(custom.lastElementChild.children, free ?? 0);
-        for (const button of parts.children) {
-            const regions = Number(button.dataset.value);
-            const bar = button.hidden ? undefined : drawn?.bars[found.regions.indexOf(regions)];
-            const [value, well] = button.children;
-            const [full, spread, reference] = well.children;
+        const {modes, names} = parts;
+        const told = found?.metrics[chosen.metric];
+        const free = modes.has(chosen.regions) ? found?.regions.find(regions => !modes.has(regions)) : chosen.regions;
+        for (const {fixed, button, value, full, spread, reference, glyph} of parts.bars) {
+            const regions = fixed ?? free ?? 0, name = names[regions];
+            const hidden = fixed === null && free === undefined;
+            const bar = hidden ? undefined : told?.bars[found.regions.indexOf(regions)];
+            const on = !hidden && regions === chosen.regions;
             const lacks = !headscope.facts.has_cls && ![0, PATCHES, ALL].includes(regions);
-            const title = lacks ? `${button.dataset.name}: ${NO_CLS}` : bar?.title ?? button.dataset.name;
-            button.title = title;
-            button.disabled = lacks;
-            button.setAttribute("aria-label", title);
-            button.setAttribute("aria-pressed", regions === chosen.regions);
-            button.classList.toggle("on", regions === chosen.regions);
+            const title = lacks ? `${name}: ${NO_CLS}` : bar?.title ?? name;
+            Object.assign(button, {title, disabled: lacks, hidden, ariaLabel: title, ariaPressed: on});
+            Object.assign(button.dataset, {value: regions, name});
+            button.classList.toggle("on", on);
             value.textContent = bar?.value ?? "";
             full.hidden = !Number.isFinite(bar?.height);
             full.style.height = share(bar?.height);
             spread.hidden = !Number.isFinite(bar?.high);
             spread.style.bottom = share(bar?.low);
             spread.style.height = share(bar?.high - bar?.low);
-            reference.hidden = !Number.isFinite(drawn?.reference) || !bar;
-            reference.style.bottom = share(drawn?.reference);
+            reference.hidden = !Number.isFinite(told?.reference) || !bar;
+            reference.style.bottom = share(told?.reference);
+            glyph.forEach(({bit, mark}) => mark.classList.toggle("off", Boolean(regions & bit)));
         }
         if (own) {
-            parts.ariaLabel = `Pruned: ${at("pruning-heads").textContent}`;
+            parts.group.ariaLabel = `Pruned: ${at("pruning-heads").textContent}`;
         }
     }
 
     const share = part => `${100 * (part ?? 0)}%`;
 
-    function hatch(cells, regions) {
-        [1, 2, 4, 8].forEach((bit, place) => cells[place].classList.toggle("off", Boolean(regions & bit)));
-    }
-
     /* A click switches its region; without CLS there are patches→patches and the whole. */
     function paintMatrix(chosen) {
-        for (const cell of at("pruning-matrix").querySelectorAll("button")) {
-            const bit = Number(cell.dataset.bit), off = Boolean(chosen.regions & bit);
+        for (const {bit, name, button} of parts.cells) {
+            const off = Boolean(chosen.regions & bit);
             const lacks = !headscope.facts.has_cls && bit !== PATCHES;
-            cell.dataset.value = headscope.facts.has_cls ? chosen.regions ^ bit : chosen.regions === PATCHES ? 0 : PATCHES;
-            cell.disabled = lacks;
-            cell.classList.toggle("off", off);
-            cell.setAttribute("aria-pressed", off);
-            cell.title = `${cell.dataset.name}${lacks ? `: ${NO_CLS}` : off ? " is pruned; click to keep it" : " is kept; click to prune it"}`;
+            button.dataset.value = headscope.facts.has_cls ? chosen.regions ^ bit : chosen.regions === PATCHES ? 0 : PATCHES;
+            button.disabled = lacks;
+            button.classList.toggle("off", off);
+            button.setAttribute("aria-pressed", off);
+            button.title = `${name}${lacks ? `: ${NO_CLS}` : off ? " is pruned; click to keep it" : " is kept; click to prune it"}`;
         }
     }
 
     /* The predictions before and after; with a bar under the pointer, those of its regions. */
     function paintPredictions(chosen) {
         const regions = preview !== null && found?.regions.includes(preview) ? preview : chosen.regions;
-        const drawn = found?.predictions[found.regions.indexOf(regions)];
-        const made = !drawn ? [] : drawn.note ? [element("p", {}, drawn.note)] : drawn.rows ? [ofSet(drawn)] : [ofImage(drawn)];
-        at("pruning-predictions").replaceChildren(...made);
+        const told = found?.predictions[found.regions.indexOf(regions)];
+        const made = !told ? [] : told.note ? [element("p", {}, told.note)] : told.rows ? [ofSet(told)] : [ofImage(told)];
+        parts.predictions.classList.toggle("ranked", Boolean(told?.before));
+        parts.predictions.replaceChildren(...made);
     }
 
     function ofImage({title, label, before, after, fallen}) {
         const column = (ranks, others) => element("ol", {}, ...ranks.map(rank => {
-            const bar = element("i", {className: "bar"});
+            const bar = element("i", {class: "bar"});
             bar.style.width = share(rank.share);
             const stays = others.some(other => other.class === rank.class);
-            return element("li", {title: rank.title, className: `${rank.class === label ? "label" : ""} ${stays ? "" : "gone"}`.trim()},
-                element("div", {}, element("span", {className: "name"}, rank.name), element("small", {}, rank.p)),
-                element("div", {className: "track"}, bar));
+            return element("li", {title: rank.title, class: `${rank.class === label ? "label" : ""} ${stays ? "" : "gone"}`.trim()},
+                element("div", {}, element("span", {class: "name"}, rank.name), element("small", {}, rank.p)),
+                element("div", {class: "track"}, bar));
         }));
         const lines = headscope.svg("svg", {viewBox: `0 0 1 ${Math.max(before.length, after.length)}`, preserveAspectRatio: "none", class: "slopes", "aria-hidden": "true"});
         before.forEach((rank, from) => {
@@ -197,7 +216,7 @@ window.dash_clientside = window.dash_clientside || {};
                 lines.append(headscope.svg("line", {x1: 0, y1: from + 0.5, x2: 1, y2: to + 0.5, class: rank.class === label ? "label" : ""}));
             }
         });
-        return element("div", {className: "compared"},
+        return element("div", {class: "compared"},
             element("span", {}, "before"), element("span", {}, title), column(before, after), lines, column(after, before),
             ...(fallen ? [element("p", {}, element("b", {}, fallen.name), fallen.said)] : []));
     }
@@ -205,7 +224,7 @@ window.dash_clientside = window.dash_clientside || {};
     function ofSet({title, rows}) {
         const head = [["", ""], ["before", "nothing pruned"], ["after", title]].map(([text, said]) => element("th", {title: said}, text));
         const body = rows.map(([label, before, after, said]) => element("tr", {}, element("th", {title: said}, label), element("td", {}, before), element("td", {}, after)));
-        return element("table", {className: "numbers"}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body));
+        return element("table", {class: "numbers"}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body));
     }
 
     addEventListener("pointerover", event => {
@@ -219,6 +238,13 @@ window.dash_clientside = window.dash_clientside || {};
 
     let picked = null; // regions
     headscope.onSelection(chosen => {
+        const place = at("pruning-picture");
+        if (!place) {
+            return;
+        }
+        if (!place.childElementCount) {
+            parts = build(place);
+        }
         if (chosen.regions !== picked) {
             [picked, preview] = [chosen.regions, null];
         }

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from dash import Output, html
-from dash.development.base_component import Component
 
 from dashboard.data import Array, StudyFacts, indices_of, per_image
 from dashboard.drawing import Drawing
@@ -23,17 +22,14 @@ from store.errors import StoreError
 NAME = "head-attention"
 READING = "head-attention-reading"
 SUGGESTED = "attention-suggested"
-# Ids that attention.js paints into.
+# Ids that attention.js paints into, and of what it puts there to be exported.
 VIEWS = "head-attention-views"
 SAID = "head-attention-said"
 TOKENS = "attention-tokens"
 MASKS = "attention-masks"
 AXES = "two-axes"
 MATRIX = "attention-matrix"
-READOUT = "attention-readout"
-LEGEND = "attention-legend"
 HISTOGRAM = "attention-histogram"
-THRESHOLD = "attention-threshold"
 
 MOST_SUGGESTED = 12
 # Of the histogram, as in attention_head.js.
@@ -41,68 +37,14 @@ BINS, LEAST = 60, 1e-6
 
 
 def layout() -> html.Section:
-    axes = [
-        html.Div("source tokens", className="axis-title"),
-        html.Div(
-            [
-                _canvas("base", "Lines from source tokens, above, to target tokens, below"),
-                html.Canvas(className="lit"),
-                _slider("source", "Source token"),
-                _slider("target", "Target token"),
-            ],
-            id=AXES,
-            className="two-axes",
-        ),
-        html.Div("target tokens", className="axis-title"),
-        html.Div(id=LEGEND, className="legend"),
-    ]
-    matrix = [
-        html.Div(
-            [
-                _canvas("base", "Attention matrix: a row a source token, a column a target token"),
-                html.Canvas(className="lit"),
-            ],
-            id=MATRIX,
-            className="matrix",
-        ),
-        html.Div(id=READOUT, className="readout"),
-        html.Div(id=THRESHOLD, className="threshold"),
-        html.Div(
-            [_canvas("", "Histogram of the attention values"), _slider("handle", "Least attention that is shown")],
-            id=HISTOGRAM,
-            className="histogram",
-        ),
-    ]
-    views = [
-        html.Div([_picture(kind) for kind in ("picture", "source", "target")], id=MASKS, className="masks"),
-        html.Div(axes, className="axes"),
-        html.Div(matrix, className="cells"),
-    ]
+    """What is painted is put by attention.js into the element that is empty here."""
     body = [
-        html.Div(views, id=VIEWS, className="attention-views none"),
+        html.Div(id=VIEWS, className="attention-views none"),
         html.Div(id=SUGGESTED, className="suggested"),
         html.P(id=SAID, className="said problem", role="alert"),
     ]
     tokens = html.Div(id=TOKENS, className="choice", role="group", **{"aria-label": "Token of the masks"})
     return panel(NAME, "Attention of the head", READING, body, tokens)
-
-
-def _canvas(name: str, label: str) -> html.Canvas:
-    return html.Canvas(className=name, role="img", **{"aria-label": label})
-
-
-def _slider(name: str, label: str) -> html.Div:
-    """What the arrow keys move; attention.js tells where it is."""
-    where = {"aria-label": label, "aria-valuemin": "0", "aria-valuemax": "1", "aria-valuenow": "0"}
-    return html.Div(className=name, role="slider", tabIndex=0, **where)
-
-
-def _picture(kind: str) -> html.Figure:
-    """The image, alone or under the mask of where a token is looked at from, or looks to."""
-    frame: list[Component] = [html.Img(alt=""), html.Canvas()]
-    if kind == "picture":
-        frame.append(_slider("patches", "Patch of the image"))
-    return html.Figure([html.Div(frame, className="frame"), html.Figcaption([html.B(), html.Span()])], className=kind)
 
 
 def draw(facts: StudyFacts, chosen: Selection) -> tuple[list[html.Button], Any]:

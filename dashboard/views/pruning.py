@@ -5,6 +5,7 @@ its result is there the browser asks again (assets/pruning.js, which draws what 
 other regions of those that are known, need no server).
 """
 
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html,
 from dashboard.data import Shelf, StudyFacts, indices_of
 from dashboard.drawing import facts_of, problem, selection_of
 from dashboard.pruned import REGIONS, Effect, Pruning, name_of, requests_of
-from dashboard.selection import Selection, head_label
+from dashboard.selection import WHOLE_HEAD, Selection, head_label
 from dashboard.views.jobs import who
 from dashboard.views.panel import panel
 from dashboard.words import METRICS, MINUS, count, duration, number, percent, short_name
@@ -31,9 +32,7 @@ NAME = "pruning"
 BODY = "pruning-body"
 READING = "pruning-reading"
 HEADS = "pruning-heads"  # the heads that are pruned together
-PARTS = "pruning-parts"
-MATRIX = "pruning-matrix"
-PREDICTIONS = "pruning-predictions"
+PICTURE = "pruning-picture"  # bars, matrix and predictions
 TOP = "pruning-top"  # what there is to say where the predictions would be
 RUN = "pruning-run"
 SETTLED = "pruning-settled"  # dcc.Store that pruning.js writes: the selection, once it stays as it is
@@ -60,55 +59,23 @@ NO_WORKER = [
 
 
 def layout() -> html.Section:
-    modes = [mode(regions) for regions in MODES]
-    stores = [dcc.Store(id=each) for each in (SETTLED, FOUND, STATE, AGAIN)]
+    """What is drawn is put by pruning.js into the element that is empty here."""
     instead = [html.Div(id=TOP), html.Button(id=RUN, className="option", n_clicks=0, hidden=True)]
-    body = html.Div(
-        [
-            html.Div([*modes, mode(None)], id=PARTS, className="modes", role="group"),
-            matrix(),
-            html.Div([html.Div(id=PREDICTIONS), html.Div(instead, className="instead")], className="beside"),
-            *stores,
-        ],
-        id=BODY,
-        className="prunings",
-    )
+    stores = [dcc.Store(id=each) for each in (SETTLED, FOUND, STATE, AGAIN)]
+    drawn_in = html.Div(id=PICTURE, className="pruned", **{"data-regions": json.dumps(prunable())})
+    body = html.Div([drawn_in, html.Div(instead, className="instead"), *stores], id=BODY, className="prunings")
     tools = html.Div(id=HEADS, className="heads", role="group", **{"aria-label": "Heads that are pruned together"})
     return panel(NAME, "Pruning", READING, body, tools)
 
 
-def mode(regions: int | None) -> html.Button:
-    """One bar, empty; None is for regions that are none of the six modes."""
-    marks = [html.I(className=each) for each in ("bar", "spread", "reference")]
-    parts = [html.Span(className="value"), html.Div(marks, className="well"), glyph(regions or 0)]
-    picks = {"data-gesture": "regions", "data-value": str(regions or 0), "data-name": name_of(regions or 0)}
-    return html.Button(parts, className="mode custom" if regions is None else "mode", hidden=regions is None, **picks)
+def prunable() -> dict[str, Any]:
+    """What can be pruned of a head, in plain JSON.
 
-
-def glyph(regions: int) -> html.Div:
-    """The matrix of a head, CLS first: what is switched off is hatched."""
-    cells = [html.I(className=f"{_kind(bit)} off" if regions & bit else _kind(bit)) for bit in REGIONS]
-    return html.Div(cells, className="glyph")
-
-
-def matrix() -> html.Div:
-    """The four regions, each a switch; pruning.js says what a click on it picks."""
-    cells = [
-        html.Button(
-            className=f"cell {_kind(bit)}",
-            **{"data-gesture": "regions", "data-bit": str(bit), "data-name": name, "aria-label": f"prune {name}"},
-        )
-        for bit, name in REGIONS.items()
-    ]
-    words = [
-        html.Span(word, className=f"{side} {word.lower()}") for side in ("to", "from") for word in ("CLS", "patches")
-    ]
-    label = {"aria-label": "Regions that are pruned, source → target"}
-    return html.Div([*words, *cells], id=MATRIX, className="regions", role="group", **label)
-
-
-def _kind(bit: int) -> str:
-    return REGIONS[bit].lower().replace("→", "-")
+    Returns:
+        modes: Regions of the bars. cells: Bit and name of each region, as they lie in the matrix. names: What any
+        regions are called when they are pruned.
+    """
+    return {"modes": MODES, "cells": list(REGIONS.items()), "names": [name_of(each) for each in range(WHOLE_HEAD + 1)]}
 
 
 def register(app: Dash, shelf: Shelf, desk: Desk) -> None:
