@@ -55,7 +55,7 @@ def settled(page: "playwright.Page") -> None:
     """Wait until the head's attention is there, and painted."""
     page.wait_for_function(
         "document.querySelector('#attention-masks .target b')?.textContent"
-        " && !document.querySelector('.head-attention.working')"
+        " && headscope.drawn() && !document.querySelector('.head-attention.working')"
     )
 
 

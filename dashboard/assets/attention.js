@@ -50,7 +50,7 @@ window.headAttention = window.headAttention || {};
         }
         const address = `${facts.pictures}/attention/${index}/${selection.layer}/${selection.head}.f16`;
         if (address !== wanted) {
-            want(address, `${facts.pictures}/image/${index}.png`, facts);
+            headscope.hold(want(address, `${facts.pictures}/image/${index}.png`, facts));
         } else if (head && painted !== before) {
             paint();
         }
@@ -61,7 +61,7 @@ window.headAttention = window.headAttention || {};
         wanted = address;
         asking?.abort();
         asking = new AbortController();
-        busy(true);
+        const slow = setTimeout(() => busy(true), headscope.NOTICED);
         try {
             const [found] = await Promise.all([headAt(address, facts, asking.signal), picture === photo ? null : loaded(picture)]);
             if (address === wanted) {
@@ -74,6 +74,7 @@ window.headAttention = window.headAttention || {};
                 say(error instanceof TypeError ? "The server does not answer; pick the head again when it does." : error.message);
             }
         } finally {
+            clearTimeout(slow);
             if (address === wanted || !wanted) {
                 busy(false);
             }

@@ -4,8 +4,10 @@
 window.headscope = (() => {
     const listeners = [];
     const late = []; // what waits until the views are drawn
+    const held = new Set(); // promises of views that are still being drawn
     const colours = new Map(); // by theme and name
     const shared = {
+        NOTICED: 200, // ms, from which on a wait is shown
         selection: null,
         index: null,
         facts: null,
@@ -28,8 +30,14 @@ window.headscope = (() => {
             }
         },
 
+        /* Until the promise is settled, the views are not drawn. */
+        hold(promise) {
+            held.add(promise);
+            promise.finally(() => held.delete(promise));
+        },
+
         /* Whether the views have drawn what is selected, and no gesture waits. */
-        drawn: () => sentAt === -Infinity && waiting.length === 0 && shared.selection !== null,
+        drawn: () => sentAt === -Infinity && waiting.length === 0 && held.size === 0 && shared.selection !== null,
 
         label: (layer, head) => `L${layer}·H${head}`,
 
@@ -105,6 +113,7 @@ window.headscope = (() => {
 
     const PATIENCE = 3000; // ms; a server that does not answer must not silence the page
     const MOST = 1000;
+    const AFTER = 100; // ms, that the address follows the views: a browser takes 10 ms for it
     let waiting = [];
     let sent = 0;
     let sentAt = -Infinity; // when; -Infinity: the page is settled
@@ -186,8 +195,6 @@ window.headscope = (() => {
 
     /* --- that views are being drawn, once that is long enough to be noticed --- */
 
-    const NOTICED = 200; // ms
-
     /* Called once the page is there. Dash marks what an answer will fill, and one answer fills all views: one tells. */
     function watch() {
         const stage = document.getElementById("stage"), told = stage.querySelector(".reading");
@@ -195,7 +202,7 @@ window.headscope = (() => {
         const look = () => {
             const works = told.hasAttribute("data-dash-is-loading");
             clearTimeout(timer);
-            timer = works && setTimeout(() => stage.classList.add("working"), NOTICED);
+            timer = works && setTimeout(() => stage.classList.add("working"), shared.NOTICED);
             works || stage.classList.remove("working");
         };
         new MutationObserver(look).observe(told, {attributeFilter: ["data-dash-is-loading"]});
@@ -240,6 +247,10 @@ window.headscope = (() => {
         }
     }
 
+    function finish() {
+        late.splice(0).forEach(then => then());
+    }
+
     window.dash_clientside = window.dash_clientside || {};
     window.dash_clientside.headscope = {
         /* The answer is there, and drawn: what dashboard/writer.py has written. */
@@ -251,13 +262,12 @@ window.headscope = (() => {
             if (told.selection) {
                 select(told);
             }
-            window.dash_clientside.page.address(told.address);
-            const {done} = told;
-            requestAnimationFrame(() => requestAnimationFrame(() => late.splice(0).forEach(then => then())));
-            if (done === undefined || done === null || done >= sent) {
+            if (told.done === null || told.done >= sent) {
                 sentAt = -Infinity;
                 requestAnimationFrame(send);
             }
+            setTimeout(() => window.dash_clientside.page.address(told.address), AFTER);
+            Promise.allSettled([...held]).then(() => requestAnimationFrame(() => requestAnimationFrame(finish)));
         },
     };
     window.dash_clientside.header = {
