@@ -11,7 +11,8 @@ import torch
 from dashboard.data import Shelf, StudyFacts, facts
 from dashboard.pruned import requests_of
 from dashboard.selection import Selection, default
-from dashboard.views.pruning import Face, exports, result_of
+from dashboard.views.pruning import Face
+from dashboard.views.pruning_export import exports, result_of
 from precompute.weights import open_model
 from store.settings import Settings
 from store.study import open_published
