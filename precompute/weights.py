@@ -3,10 +3,8 @@
 import difflib
 import fnmatch
 import hashlib
-import json
 import re
 import socket
-import struct
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -17,10 +15,10 @@ from pathlib import Path
 import timm
 import torch
 from huggingface_hub import constants as hub
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import precompute.demo.model  # noqa: F401  (registers the demo model's name with timm)
+from precompute.checkpoint import read_checkpoint
 from precompute.errors import ModelError, UnsupportedModelError
 from precompute.model import SUPPORTED, ViT
 
@@ -29,9 +27,7 @@ _MODULES = ("vision_transformer", "deit")
 _OTHER_BLOCKS = ("beit3_", "_18x2_", "_rpn_", "_xp_", "pwee_", "_dwee_", "_dlittle_")
 _DEMO = "headscope_demo"
 
-# A header larger than this describes no ViT: 500,000 empty tensors cost 11 s and 442 MB to read.
-MOST_HEADER_BYTES = 4 << 20
-MOST_TENSORS = 10_000
+MOST_NAME = 100  # characters of a name that are looked at and shown; timm's longest has 56
 NAMED_IN_ERRORS = 5
 HUB_TIMEOUT = 5  # seconds
 
@@ -100,75 +96,18 @@ def check_name(name: str) -> None:
     Raises:
         ModelError, UnsupportedModelError
     """
-    architecture = name.split(".")[0]
+    architecture = name.split(".")[0][:MOST_NAME]
     if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", name) or not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, supported_names(), n=3)
         hint = f"did you mean {', '.join(close)}? " if close else ""
-        raise ModelError(f"{name!r} is not a timm model name; {hint}`headscope models` lists the supported names")
+        raise ModelError(
+            f"{name[:MOST_NAME]!r} is not a timm model name; {hint}`headscope models` lists the supported names"
+        )
     if architecture in supported_names():
         return
     with torch.device("meta"):
         ViT(timm.create_model(architecture).eval(), name)  # says what is unusual about it
     raise UnsupportedModelError(f"{name} is not among the tested architectures. {SUPPORTED}")
-
-
-def read_checkpoint(file: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors or .pth file: dense, finite, no larger than their bytes.
-
-    Raises:
-        ModelError: no such file, another format, or a tensor that is not plain numbers.
-    """
-    if not file.is_file():
-        raise ModelError(f"no checkpoint at {file}; give a .safetensors or .pth file")
-    if file.suffix == ".safetensors":
-        _check_header(file)
-        try:
-            state = load_file(file)
-        except Exception as error:  # safetensors' own exception type is not exported
-            raise ModelError(f"{file.name} is not a sound safetensors file: {error}") from error
-    elif file.suffix in (".pth", ".pt", ".bin"):
-        state = _read_pickle(file)
-    else:
-        raise ModelError(f"{file.name} is neither .safetensors nor .pth; convert it to safetensors")
-    for name, tensor in state.items():
-        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ModelError(f"{file.name}: tensor {name!r} is not dense ({tensor.layout}); save plain dense tensors")
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ModelError(f"{file.name}: tensor {name!r} has NaN or Inf; nothing computed from it would be a number")
-    return state
-
-
-def _check_header(file: Path) -> None:
-    """Refuse a safetensors header that would cost more to read than any ViT's."""
-    with file.open("rb") as opened:
-        head = opened.read(8)
-        size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        if not 2 <= size <= MOST_HEADER_BYTES:
-            raise ModelError(f"{file.name} is not a sound safetensors file: its header says {size} bytes")
-        try:
-            tensors = json.loads(opened.read(size))
-        except ValueError as error:
-            raise ModelError(f"{file.name} is not a sound safetensors file: its header is no JSON ({error})") from error
-    if not isinstance(tensors, dict) or len(tensors) > MOST_TENSORS:
-        raise ModelError(f"{file.name} has {len(tensors)} tensors; a ViT has fewer than {MOST_TENSORS}")
-
-
-def _read_pickle(file: Path) -> dict[str, Tensor]:
-    """State dict of a .pth file, never running what it holds (weights_only)."""
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types here, some with no text
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"{file.name} cannot be opened safely: {reason[:200]}. Save the state dict alone, or as safetensors"
-        ) from error
-    for key in ("model", "state_dict", "model_ema", "teacher"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-            break
-    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-        raise ModelError(f"{file.name} holds no state dict (tensors by name); save model.state_dict()")
-    return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
 
 
 def _classes_of(state: dict[str, Tensor]) -> int | None:
