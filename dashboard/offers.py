@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from store import uploads
 from store.settings import Settings
+from store.uploads import Upload
 
 # Files that count as pictures by their names: all that workers.images has entries for.
 PICTURES = (
@@ -58,6 +60,7 @@ class Offers:
 
     def __init__(self, settings: Settings) -> None:
         self.images, self.models = settings.images.absolute(), settings.models.absolute()
+        self._uploads = settings.uploads.absolute()
         self._known: dict[Path, _Listing] = {}
 
     def folders(self) -> dict[str, Folder]:
@@ -80,6 +83,10 @@ class Offers:
             if (listing.pictures or has_classes) and not is_class:
                 offered[str(at)] = Folder(str(at), self.images / at, pictures[at], len(inside[at]))
         return dict(sorted(offered.items())[:MOST_OFFERED])
+
+    def uploads(self) -> dict[str, Upload]:
+        """What people sent and is unpacked, by name, the newest first. Everybody's: not everybody may see all."""
+        return {f"uploads/{each.id}": each for each in uploads.every(self._uploads) if each.contents is not None}
 
     def tables(self) -> dict[str, Path]:
         """CSV files, by name: lists of pictures, or label maps."""

@@ -5,13 +5,13 @@ import pytest
 
 from precompute import pruning
 from workers import jobs
-from workers.jobs import PriceRequest, PruneRequest, StudyRequest
+from workers.jobs import PriceRequest, PruneRequest, StudyRequest, UploadRequest
 
 STUDY = StudyRequest("deit_tiny_patch16_224", Path("/photos"), image_size=(224, 336), skip=frozenset({"patterns"}))
 PRUNE = PruneRequest("demo", "abc", ("a", "b"), ((0, 1), (2, 0)))
 
 
-@pytest.mark.parametrize("asked", [STUDY, PriceRequest(STUDY), PRUNE])
+@pytest.mark.parametrize("asked", [STUDY, PriceRequest(STUDY), PRUNE, UploadRequest("0" * 24, "birds")])
 def test_a_askedcomes_back_from_json_as_it_went(asked):
     assert jobs.from_json(jobs.kind_of(asked), jobs.to_json(asked)) == asked
 
@@ -46,7 +46,7 @@ def test_a_pruning_of_nothing_or_of_too_much_is_refused(change, said):
         ("study", {"model": "x", "images": "y", "per_class": "many"}, "per_class"),
         ("prune", [], "the request of a prune job"),
         ("prune", {**jobs.to_json(PRUNE), "heads": [[0]]}, "heads.0"),
-        ("explode", {}, "no kind of job; there are study, price, prune"),
+        ("explode", {}, "no kind of job; there are study, price, prune, upload"),
     ],
 )
 def test_what_is_no_askedis_refused_by_the_field_that_is_wrong(kind, plain, said):
@@ -74,4 +74,5 @@ def test_studies_wait_in_another_queue_than_what_a_person_waits_for():
         "study": jobs.BULK,
         "price": jobs.INTERACTIVE,
         "prune": jobs.INTERACTIVE,
+        "upload": jobs.BULK,
     }

@@ -10,23 +10,27 @@ import codecs
 import hashlib
 import io
 import json
+import math
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
@@ -38,6 +42,8 @@ MAX_MEGAPIXELS = 50  # 150 MB as RGB. Larger than any photo set; Pillow alone wo
 MAX_BYTES = 1 << 30  # 50 megapixels of 16-bit RGBA, stored plainly, are 400 MB
 GREY = 128  # what lies under transparent pixels: the middle, which favours neither light nor dark objects
 RULES = 1  # raise it when a rule of this module changes: what a journal says by older rules is then not used
+MOST_SECONDS = 60  # of CPU, a file, in a decoding process: 50 megapixels take some seconds in any format
+MOST_MEMORY = 3 << 30  # bytes a decoding process may ask for, beside its libraries: 50 megapixels of floats take 1.5
 FEW = 64  # below this many files, starting processes takes longer than decoding
 
 _UPRIGHT = {
@@ -130,6 +136,7 @@ def scan(
     journal: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     processes: int | None = None,
+    apart: bool = False,
 ) -> list[Scanned]:
     """Read and decode every entry once: which are kept, with their SHA-256, and which not, and why.
 
@@ -141,6 +148,7 @@ def scan(
         progress: Called with (files done, files in all) after each.
         processes: How many decode at once; by default one for each CPU that this process may use. Fewer than
             FEW files are decoded in this process.
+        apart: Decode even few files in processes of their own, under their limits: for files of strangers.
     Raises:
         DecoderStartError: No decoding process starts, mostly as a script lacks `if __name__ == "__main__":`.
     """
@@ -155,12 +163,12 @@ def scan(
     waiting = [(at, entry) for at, entry in enumerate(entries) if at not in found]
     with ExitStack() as stack:
         write = stack.enter_context(_appending(journal)).write if journal and waiting else None
-        if len(waiting) < FEW:
+        if len(waiting) < FEW and not apart:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata: nothing a person could act on
             results: Iterator[tuple[int, Examined]] = ((at, _examine(entry)) for at, entry in waiting)
         else:
-            results = _in_processes(_examine, waiting, processes or _cpus())
+            results = _in_processes(_examine_limited, waiting, min(processes or _cpus(), len(waiting) or 1))
         for at, (scanned, stamp) in results:
             found[at] = scanned
             if write and stamp:
@@ -296,7 +304,7 @@ def _unidentified(data: bytes) -> str:
         return f"not an image ({len(data)} NUL bytes)"
     if _is_text(data[:1024]):
         return "not an image (text)"
-    if kind := _kind(data):
+    if kind := kind_of_bytes(data):
         return _truncated(data) or f"damaged or truncated {kind}: its header cannot be read ({len(data)} bytes)"
     return f"not an image (starts with {data[:8].hex(' ')})"
 
@@ -320,19 +328,20 @@ def _damage(data: bytes, error: Exception) -> str:
         return reason
     if "truncated" in text.lower():
         return f"truncated after {len(data)} bytes"
-    return f"damaged {_kind(data) or 'picture'}: {text}"
+    return f"damaged {kind_of_bytes(data) or 'picture'}: {text}"
 
 
 def _truncated(data: bytes) -> str | None:
     """What to say of a file that is shorter than its own header says, or None. BMP and WebP say."""
-    where = {"BMP": (2, 0), "WEBP": (4, 8)}.get(_kind(data) or "")
+    where = {"BMP": (2, 0), "WEBP": (4, 8)}.get(kind_of_bytes(data) or "")
     if where is None:
         return None
     whole = int.from_bytes(data[where[0] : where[0] + 4], "little") + where[1]
     return f"truncated after {len(data)} of {whole} bytes" if len(data) < whole else None
 
 
-def _kind(data: bytes) -> str | None:
+def kind_of_bytes(data: bytes) -> str | None:
+    """Which of FORMATS a file is, by its first bytes; None if none."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     return next((kind for magic, kind in _READ if data.startswith(magic)), None)
@@ -360,6 +369,18 @@ def _examine(entry: Entry) -> Examined:
     content = hashlib.sha256(data).hexdigest()
     kept = Kept(entry.id, entry.path, entry.label, content, picture.width, picture.height)
     return kept, (status.st_size, status.st_mtime_ns)
+
+
+def _examine_limited(entry: Entry) -> Examined:
+    """`_examine` in a process of its own, which the system ends when the file takes more than MOST_SECONDS."""
+    _limit_seconds()
+    return _examine(entry)
+
+
+def _limit_seconds() -> None:
+    with suppress(ValueError, OSError):  # where the system has no such limit
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + MOST_SECONDS, hard))
 
 
 def _line(scanned: Scanned, stamp: Stamp) -> str:
@@ -484,6 +505,10 @@ def _prove_start(pool: ProcessPoolExecutor) -> None:
 def _begin() -> None:
     """What a decoding process does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends them
+    with suppress(ValueError, OSError):  # where the system has no such limit
+        most = psutil.Process().memory_info().vms + MOST_MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff's remarks; what matters comes back as the result
     threading.Thread(target=_end_with_parent, daemon=True).start()

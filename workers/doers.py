@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Doer = Callable[[Lease, "Work"], None]
 
 # The modules whose `do` does the units of a kind.
-DOERS = {"study": "workers.study_units", "price": "workers.price", "prune": "workers.prune"}
+DOERS = {"study": "workers.study_units", "price": "workers.price", "prune": "workers.prune", "upload": "workers.upload"}
 
 # What the processes of studies are niced to, so that they give way to what a person waits for.
 BULK_NICENESS = 19

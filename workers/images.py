@@ -10,7 +10,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from pathlib import Path
 READ_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 # Pictures too, but none that decode reads: they are entries, so that each is reported rather than overlooked.
 UNREAD_SUFFIXES = (".avif", ".eps", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg")
+
+# The column of a CSV by which pictures are called, where their paths are not what people know them by.
+IMAGE_ID = "image id"
 
 NEXT_STEP = "give a folder with one sub-folder a class, a flat folder of pictures, or a CSV of path,label"
 
@@ -53,7 +56,8 @@ def find_images(source: Path, per_class: int | None = None) -> ImageSet:
     folder, a name that is not UTF-8 and anything but a regular file is an entry that is refused.
 
     Args:
-        source: A folder, or a CSV with the header `path` or `path,label`; paths start at the CSV's folder.
+        source: A folder, or a CSV with the header `path` or `path,label`; paths start at the CSV's folder. A column
+            `image id` gives the pictures other ids than their paths.
         per_class: Keep only the first `per_class` entries of each label (and of those without one), in order
             of id. Refused and undecodable files use up places: the choice depends on names alone.
     Raises:
@@ -118,7 +122,7 @@ def _in_csv(file: Path) -> Iterator[Entry]:
     folder, root = file.parent, Path(os.path.realpath(file.parent))
     lines: dict[str, int] = {}  # id: the line that named it
     there = False
-    for line, path, label in _rows(file):
+    for line, path, label, name in _rows(file):
         try:
             below = Path(os.path.normpath(folder / path)).relative_to(folder)
         except ValueError:
@@ -127,6 +131,7 @@ def _in_csv(file: Path) -> Iterator[Entry]:
                 "write paths relative to the CSV's folder and keep the pictures inside it"
             ) from None
         entry = _entry(folder, below, label, _refusal(folder / below, root))
+        entry = replace(entry, id=name) if name else entry
         if entry.id in lines:
             raise ImageSourceError(
                 f"lines {lines[entry.id]} and {line} of {file} both name {entry.id!r}; keep one of them"
@@ -143,8 +148,8 @@ def _in_csv(file: Path) -> Iterator[Entry]:
         )
 
 
-def _rows(file: Path) -> Iterator[tuple[int, str, str | None]]:
-    """Line number, path and label of every row of a CSV."""
+def _rows(file: Path) -> Iterator[tuple[int, str, str | None, str | None]]:
+    """Line number, path, label and id of every row of a CSV."""
     try:
         with file.open(newline="", encoding="utf-8-sig", errors="strict") as text:
             reader = csv.reader(text, strict=True)
@@ -154,7 +159,10 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str | None]]:
                     f"the first line of {file} is {','.join(header)[:80]!r}; it must be a header with one "
                     "column `path` and, if the pictures have labels, one column `label`, separated by commas"
                 )
-            path_at, label_at = header.index("path"), header.index("label") if "label" in header else None
+            path_at, label_at, id_at = (
+                header.index(name) if name in header else None for name in ("path", "label", IMAGE_ID)
+            )
+            assert path_at is not None
             for row in reader:
                 if not any(cell.strip() for cell in row):
                     continue
@@ -165,7 +173,8 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str | None]]:
                         f"and {len(header)} fields, as the header has. Quote a field that has a comma in it"
                     )
                 label = row[label_at].strip() if label_at is not None else ""
-                yield reader.line_num, path, label or None
+                name = row[id_at] if id_at is not None else ""
+                yield reader.line_num, path, label or None, name or None
     except UnicodeDecodeError:
         raise ImageSourceError(f"{file} is not UTF-8 text; save it as CSV with UTF-8 encoding") from None
     except csv.Error as error:

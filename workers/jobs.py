@@ -121,15 +121,36 @@ class PruneRequest:
         return f"{heads} of {self.study} on {images}"
 
 
-Request = StudyRequest | PriceRequest | PruneRequest
+@dataclass(frozen=True)
+class UploadRequest:
+    """An archive of pictures that a person sent, unpacked.
+
+    Attributes:
+        upload: Id of its folder.
+        name: What the archive is called.
+    """
+
+    upload: str
+    name: str
+
+    @property
+    def title(self) -> str:
+        """What people call the job."""
+        return f"upload of {self.name}"
+
+
+Request = StudyRequest | PriceRequest | PruneRequest | UploadRequest
 
 # Kind of a job: its request, its queue, and whether what it found once answers the same request for good.
 _KINDS: dict[str, tuple[type[Any], str, bool]] = {
     "study": (StudyRequest, BULK, False),
     "price": (PriceRequest, INTERACTIVE, False),
     "prune": (PruneRequest, INTERACTIVE, True),
+    "upload": (UploadRequest, BULK, False),
 }
 KINDS = tuple(_KINDS)
+# The unit that a job begins with, of kinds that begin with one.
+_FIRST = {"study": "plan", "price": "price", "upload": "unpack"}
 
 
 def kind_of(request: Request) -> str:
@@ -150,7 +171,7 @@ def is_answered_once(kind: str) -> bool:
 def steps_of(request: Request) -> list[Step]:
     """The units that a job begins with; a study's plan adds the others."""
     if not isinstance(request, PruneRequest):
-        return [Step(0, 0, "plan" if isinstance(request, StudyRequest) else "price")]
+        return [Step(0, 0, _FIRST[kind_of(request)])]
     starts = range(0, len(request.images), PRUNE_IMAGES)
     several = [
         Step(0, number, f"images {start} to {min(start + PRUNE_IMAGES, len(request.images)) - 1}",
