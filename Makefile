@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= data
 
-.PHONY: demo test lint bench lock clean help
+.PHONY: demo test test-docker lint bench lock clean help
 
 help:
 	@echo "make demo    draw the demo pictures, compute their study, serve http://127.0.0.1:8050 with workers"
 	@echo "make test    lint, then all tests (installs Chromium, Redis and PostgreSQL for them where it may)"
+	@echo "make test-docker  build the images and try what their containers deny (needs Docker with Compose)"
+	@echo "make test-hostile  what takes minutes: very many false requests, very large false files"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measure against the plain ways of doing it; writes a table"
 	@echo "make lock    resolve the locked requirements anew"
@@ -19,6 +21,15 @@ demo: $(VENV)/worker
 test: lint
 	sh tests/need.sh
 	$(BIN)/python -m pytest
+
+test-docker: $(VENV)/dev
+	docker build --target proxy --tag headscope-proxy .
+	docker build --target web --tag headscope-web .
+	docker build --target worker --tag headscope-worker .
+	HEADSCOPE_TEST_DOCKER=1 $(BIN)/python -m pytest tests/test_deploy_docker.py
+
+test-hostile: $(VENV)/dev
+	$(BIN)/python -m pytest -m hostile
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -50,8 +61,8 @@ $(VENV)/dev: $(BIN)/uv requirements-dev.txt pyproject.toml
 	@touch $@
 
 lock: $(BIN)/uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra worker pyproject.toml -o requirements-worker.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra postgres pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra worker --extra postgres pyproject.toml -o requirements-worker.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra worker --extra postgres --extra dev pyproject.toml -o requirements-dev.txt
 
 clean:

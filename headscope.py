@@ -12,6 +12,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import wraps
 from importlib.util import find_spec
 from inspect import Signature, signature
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from store.env_file import write_env
 from store.errors import StoreError, StudyNotFoundError
 from store.manifest import verify as verify_study
 from store.paths import study_path
@@ -45,6 +47,7 @@ from workers.terminal import (
 )
 
 if TYPE_CHECKING:
+    from store.accounts import Accounts
     from workers.queue import Desk
 
 DEMO = "demo"  # name of the demo's study and of its folder of pictures
@@ -64,7 +67,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+users = typer.Typer(help="Who may sign in, and what they may do there.", no_args_is_help=True)
+app.add_typer(users, name="user")
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+UserName = Annotated[str, typer.Argument(help="Of 1 to 64 letters, digits, '.', '_', '@' and '-'.")]
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from stdin, not the terminal.")
+]
 StudyName = Annotated[str, typer.Argument(help="Name of the study, as `headscope ls` shows it.")]
 JobId = Annotated[str, typer.Argument(help="Id of the job, or its beginning.")]
 Data = Annotated[
@@ -96,6 +106,8 @@ def demo(
     """Draw the demo pictures, compute their study with the demo model, and serve the page."""
     settings = _settings(data, host=host, port=port)
     with _mistakes():
+        if serve:
+            _refuse_unsafe(settings)
         if _demo_is_there(settings):
             out.print(f"the demo study is there already (`headscope rm {DEMO}` removes it)")
         else:
@@ -286,6 +298,37 @@ def serve(
 
 
 @app.command()
+def init(
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name by which other machines call this one; may be given again.", show_default=False),
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 8050,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Give the workers this machine's NVIDIA GPU.")] = False,
+) -> None:
+    """Prepare a server for a team: write .env, with new secrets, for docker-compose.yml in this folder."""
+    with _mistakes():
+        written = write_env(Path(), host or (), port, gpu=gpu)
+    out.print(f"wrote {written}, which only you can read, and made data/. Now:", markup=False)
+    print("  docker compose run --rm --no-deps web headscope user add YOUR-NAME --role admin")
+    print("  docker compose up --detach --build --wait")
+
+
+@app.command()
+def fetch(
+    model: Annotated[list[str], typer.Argument(help="timm names of models; `headscope models` lists them.")],
+) -> None:
+    """Fetch timm's own weights of models from the hub, for workers that do not reach it."""
+    _need_worker()
+    from precompute.weights import hub_cache, open_model
+
+    with _mistakes():
+        for name in model:
+            open_model(name)
+            out.print(f"{name}: its weights are in {hub_cache()}", markup=False)
+
+
+@app.command()
 def models(
     pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern with * and ?.")] = "*",
     as_json: Json = False,
@@ -376,10 +419,74 @@ def rm(
         folder = study_path(_settings(data).studies, study)
         if not folder.is_dir():
             raise StudyNotFoundError(f"no study at {folder}; `headscope ls` lists them")
-        if not yes and not (sys.stdin.isatty() and typer.confirm(f"Remove {folder} for good?")):
+        if not yes and not (_at_terminal() and typer.confirm(f"Remove {folder} for good?")):
             raise ValueError(f"{study} was not removed; give --yes to remove it without being asked")
         delete(folder)
         out.print(f"{study} is removed")
+
+
+@users.command("add")
+def add_user(
+    name: UserName,
+    role: Annotated[str, typer.Option(help="viewer, analyst or admin.")] = "viewer",
+    password_stdin: PasswordStdin = False,
+    data: Data = None,
+) -> None:
+    """Let somebody sign in: a viewer looks, an analyst has things computed too, an admin cancels anybody's jobs too."""
+    with _mistakes():
+        settings = _settings(data)
+        accounts = _accounts(settings)
+        accounts.check_new(name, role)
+        # Where the lab's own proxy lets people in, nobody needs a password here.
+        password = None if settings.trusted_header else _password(stdin=password_stdin)
+        user = accounts.add(name, role, password)
+        out.print(f"{user.name} is added, with the role {user.role}", markup=False)
+
+
+@users.command("list")
+def list_users(data: Data = None, as_json: Json = False) -> None:
+    """List who may sign in."""
+    with _mistakes():
+        found = _accounts(_settings(data)).users()
+        if as_json:
+            print_json([{"name": user.name, "role": user.role, "added": user.added} for user in found])
+        elif not found:
+            out.print("no users yet; `headscope user add NAME --role admin` adds one")
+        else:
+            table = Table("name", "role", "added", box=None, header_style="bold")
+            for user in found:
+                table.add_row(user.name, user.role, f"{datetime.fromtimestamp(user.added).astimezone():%Y-%m-%d %H:%M}")
+            out.print(table)
+
+
+@users.command("role")
+def change_role(
+    name: UserName,
+    role: Annotated[str, typer.Argument(help="viewer, analyst or admin.")],
+    data: Data = None,
+) -> None:
+    """Give somebody another role. They must sign in again."""
+    with _mistakes():
+        user = _accounts(_settings(data)).set_role(name, role)
+        out.print(f"{user.name} has the role {user.role} now", markup=False)
+
+
+@users.command("password")
+def change_password(name: UserName, password_stdin: PasswordStdin = False, data: Data = None) -> None:
+    """Give somebody another password. They must sign in again."""
+    with _mistakes():
+        accounts = _accounts(_settings(data))
+        accounts.check_known(name)
+        user = accounts.set_password(name, _password(stdin=password_stdin))
+        out.print(f"{user.name} has another password now", markup=False)
+
+
+@users.command("remove")
+def remove_user(name: UserName, data: Data = None) -> None:
+    """Let somebody in no more, at once. Their jobs and studies stay."""
+    with _mistakes():
+        _accounts(_settings(data)).remove(name)
+        out.print(f"{name.lower()} is removed", markup=False)
 
 
 def main() -> None:
@@ -413,6 +520,36 @@ def _desk(settings: Settings) -> "Desk":
     from workers.queue import Desk
 
     return Desk(settings)
+
+
+def _accounts(settings: Settings) -> "Accounts":
+    from store.accounts import Accounts
+
+    return Accounts(settings.ledger_url)
+
+
+def _password(*, stdin: bool) -> str:
+    """A new password: the first line of stdin, or typed twice at a terminal."""
+    if stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    if not _at_terminal():
+        raise ValueError("there is no terminal to type a password at; give --password-stdin, and the password on stdin")
+    return str(typer.prompt("Password, 12 or more characters", hide_input=True, confirmation_prompt="Once more"))
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _refuse_unsafe(settings: Settings) -> None:
+    """Leave with what must be mended, a line each, if the page must not be served as it is set."""
+    from store.accounts import obstacles
+
+    if found := obstacles(settings):
+        for each in found:
+            err.print("[bold red]error:[/] ", end="")
+            err.print(each, markup=False)
+        raise typer.Exit(MISTAKE)
 
 
 def _who() -> str:
@@ -450,6 +587,7 @@ def _tell_result(price: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _serve(settings: Settings) -> None:
+    _refuse_unsafe(settings)
     from workers.embedded import Embedded
 
     with Embedded(settings, lambda line: err.print(line, markup=False)):

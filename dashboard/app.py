@@ -7,7 +7,7 @@ from urllib.parse import quote
 import waitress
 from dash import Dash, html
 
-from dashboard import exports, routes, theme, writer
+from dashboard import access, exports, routes, theme, uploads, writer
 from dashboard.data import Shelf
 from dashboard.exports import Export
 from dashboard.offers import Offers
@@ -66,7 +66,7 @@ PAGE = """<!DOCTYPE html>
 
 def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     """The page over the studies of a data folder. It computes nothing, and asks for work at `desk`."""
-    desk = desk or Desk(settings)
+    desk = access.guarded(desk or Desk(settings))
     shelf = Shelf(settings.studies)
     app = Dash(
         "headscope",
@@ -82,6 +82,7 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     mark = f"data:image/svg+xml,{quote((ASSETS / 'mark.svg').read_text())}"
     page = PAGE.replace("ASSETS", app.get_asset_url("").rstrip("/")).replace("MARK", mark)
     app.index_string = page.replace("COLOURS", theme.css())
+    access.guard(app.server, settings)
     outgoing = leaving(desk)
     app.layout = lambda: layout(shelf, outgoing)
     app.validation_layout = html.Div([layout(shelf, outgoing), new_study.form()])  # everything that may come
@@ -94,6 +95,7 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     studies.register(app, shelf, desk)
     routes.add_routes(app.server, shelf, desk)
     exports.add_routes(app.server, shelf, outgoing)
+    uploads.add_routes(app.server, settings, desk)
     routes.guard(app)
     return app
 
@@ -134,4 +136,12 @@ def layout(shelf: Shelf, outgoing: Sequence[Export]) -> html.Div:
 def serve(settings: Settings) -> None:
     """Answer on the host and port of the settings until the process is stopped."""
     app = create_app(settings)
-    waitress.serve(app.server, host=settings.host, port=settings.port, threads=settings.threads, ident="headscope")
+    waitress.serve(
+        app.server,
+        host=settings.host,
+        port=settings.port,
+        threads=settings.threads,
+        ident="headscope",
+        max_request_body_size=uploads.MOST_BODY,  # waitress writes a request down before anybody decides on it
+        clear_untrusted_proxy_headers=not settings.proxies,  # access.guard believes so many of them
+    )

@@ -2,11 +2,14 @@
 
 import io
 import json
+import logging
+import secrets
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from dash import Dash
+from dash.exceptions import DependencyException
 from flask import Flask, Response, abort, request
 from PIL import Image
 from werkzeug.exceptions import HTTPException
@@ -15,9 +18,12 @@ from dashboard.data import Shelf, StudyFacts, predictions, read
 from dashboard.selection import head_label
 from dashboard.views import jobs
 from dashboard.words import number, short_name
+from store.database import LedgerUnavailableError
 from store.errors import StoreError
 from store.study import Study
 from workers.queue import Desk
+
+log = logging.getLogger(__name__)
 
 HASH_DIGITS = 16  # of the content hash in an address: 64 bits, enough that no two studies of a name share it
 MOST_BYTES = 1_000_000  # of a request: a selection and a click are some hundred
@@ -147,6 +153,22 @@ def guard(app: Dash) -> None:
     @server.errorhandler(HTTPException)
     def say_shortly(error: HTTPException) -> Response:
         return Response(error.description or error.name, status=error.code, mimetype="text/plain")
+
+    @server.errorhandler(DependencyException)
+    def say_absent(error: DependencyException) -> Response:
+        return Response("there is no such script", 404, mimetype="text/plain")
+
+    @server.errorhandler(LedgerUnavailableError)
+    def say_later(error: LedgerUnavailableError) -> Response:
+        log.error("%s", error)
+        return Response("the ledger does not answer; try again in a minute", 503, mimetype="text/plain")
+
+    @server.errorhandler(Exception)
+    def say_fault(error: Exception) -> Response:
+        fault = secrets.token_hex(4)
+        log.error("fault %s at %s %s", fault, request.method, request.path, exc_info=error)
+        said = f"this is an error of Headscope; whoever runs this server finds it in the log as fault {fault}"
+        return Response(said, 500, mimetype="text/plain")
 
     @server.after_request
     def close(response: Response) -> Response:

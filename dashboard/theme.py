@@ -119,10 +119,12 @@ def faded(colour: str, alpha: float) -> str:
 
 def css() -> str:
     """Both palettes as CSS variables: --text, --accent …, ramps as lists with commas."""
-    return "".join(
-        f"[data-bs-theme={name}]{{color-scheme:{name};--font:{FONT};{_variables(colours)}}}"
-        for name, colours in PALETTES.items()
-    )
+    return "".join(rule(f"[data-bs-theme={name}]", name) for name in PALETTES)
+
+
+def rule(selector: str, name: str) -> str:
+    """One palette, for what a CSS selector matches."""
+    return f"{selector}{{color-scheme:{name};--font:{FONT};{_variables(PALETTES[name])}}}"
 
 
 def _variables(colours: Palette) -> str:

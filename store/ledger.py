@@ -25,6 +25,7 @@ from store.work import (
     LostLeaseError,
     Step,
     StudyAskedError,
+    TooManyJobsError,
     WorkerSeen,
 )
 
@@ -147,6 +148,7 @@ class Ledger:
         *,
         answered_once: bool,
         study: str | None = None,
+        most: int | None = None,
     ) -> tuple[Job, bool]:
         """The job that answers a request, and whether it is new.
 
@@ -156,7 +158,9 @@ class Ledger:
             steps: The units that the job begins with.
             answered_once: Whether a job of that key that is done is the answer for good.
             study: Name of the study that the job will write.
+            most: How many jobs of one person may wait or run; None is any number.
         Raises:
+            TooManyJobsError: `who` has as many. An answer that is there already is given all the same.
             StudyAskedError: A waiting or running job of another key will write that study.
         """
         with self._database.write() as (conn, now):
@@ -166,6 +170,8 @@ class Ledger:
                 found = conn.scalar(made)
             if found is not None:
                 return self._job(conn, found), False
+            if most is not None:
+                _refuse_too_many(conn, plain(who), most)
             if study is not None:
                 _refuse_second_writer(conn, study)
             values = {
@@ -540,6 +546,15 @@ def _job_row(conn: Connection, job: str) -> _Row:
     if row is None:
         raise JobNotFoundError(f"the ledger has no job {job!r}; `headscope jobs` lists those that it has")
     return row
+
+
+def _refuse_too_many(conn: Connection, who: str, most: int) -> None:
+    live = conn.scalar(select(func.count()).select_from(jobs).where(jobs.c.who == who, LIVE)) or 0
+    if live >= most:
+        raise TooManyJobsError(
+            f"{live:,} jobs of {who} wait or run, and one person may have {most:,} (HEADSCOPE_JOBS_PER_USER); "
+            "cancel some, or ask again when one has ended"
+        )
 
 
 def _refuse_second_writer(conn: Connection, study: str) -> None:

@@ -3,11 +3,13 @@
 import hashlib
 import os
 import tempfile
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _LONGEST_SOCKET = 103  # bytes of a unix socket's path: Linux takes 107, macOS 103
 
@@ -15,7 +17,7 @@ _LONGEST_SOCKET = 103  # bytes of a unix socket's path: Linux takes 107, macOS 1
 class Settings(BaseSettings):
     """Read from variables named as the field, in capitals behind HEADSCOPE_; arguments go before them."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADSCOPE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="HEADSCOPE_", env_ignore_empty=True, frozen=True)
 
     data: Path = Field(
         default=Path("data"),
@@ -49,6 +51,57 @@ class Settings(BaseSettings):
         le=64,
         description="How many workers for studies `headscope serve` starts beside the one for people.",
     )
+    secret: SecretStr | None = Field(
+        default=None,
+        description="What sign-ins are signed with: 32 or more random characters, the same for every process of the "
+        "web server. Needed as soon as people sign in; `headscope init` makes one.",
+    )
+    sign_in: bool | None = Field(
+        default=None,
+        description="Whether people sign in; unset: unless the host is this machine only. Other hosts always ask.",
+    )
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Names by which browsers may call the server, with commas between them, as `headscope.lab.org`; "
+        "beside them the host, and this machine's own `localhost`. A request by another name is refused.",
+    )
+    proxies: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="How many proxies of the lab stand before the server: so many are believed what they say of the "
+        "address and the https of whom they pass on.",
+    )
+    trusted_header: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="Header in which the lab's own proxy gives the name of whom it let in, as `X-Remote-User`; then "
+        "nobody signs in here. The proxy must take it from what browsers send.",
+    )
+    upload_limit_mb: int = Field(
+        default=2000, ge=1, description="The largest archive that is taken, in MB (10⁶ bytes)."
+    )
+    upload_quota_gb: float = Field(
+        default=20.0, ge=0, description="What one person's uploads may hold in all, in GB (10⁹ bytes)."
+    )
+    jobs_per_user: int = Field(
+        default=100, ge=1, description="How many jobs of one person may wait or run at a time; more are refused."
+    )
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
+        return tuple(given.replace(",", " ").lower().split()) if isinstance(given, str) else given
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody signs in: whoever reaches the server may do everything, and only this machine does."""
+        return not self.sign_in and not self.trusted_header and is_loopback(self.host)
+
+    @property
+    def uploads(self) -> Path:
+        """The folder with one folder an upload."""
+        return self.data / "uploads"
 
     @property
     def studies(self) -> Path:
@@ -93,3 +146,11 @@ class Settings(BaseSettings):
     def ledger_url(self) -> str:
         """Where jobs are kept, as SQLAlchemy takes it."""
         return self.ledger or f"sqlite:///{quote(str(self.data.resolve() / 'headscope.db'))}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name is one by which a machine calls itself."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

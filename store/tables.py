@@ -1,4 +1,4 @@
-"""What does the ledger keep? The tables of jobs, units and attempts, as SQLite and PostgreSQL know them.
+"""What does the ledger keep? The tables of jobs, units, attempts and users, as SQLite and PostgreSQL know them.
 
 Times are seconds since 1970 on the ledger's own clock. A change here needs a migration in `migrations/versions`,
 and its name in VERSION.
@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 # The migration that these tables are the outcome of.
-VERSION = "1"
+VERSION = "2"
 
 metadata = MetaData()
 
@@ -162,3 +162,24 @@ catalogue = Table(
     Column("name", Text, primary_key=True),
     Column("value", JSON, nullable=False),
 )
+
+# Who may sign in. Names are in small letters.
+users = Table(
+    "users",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("role", Text, nullable=False),
+    Column("password", Text),  # as argon2 keeps it; NULL for one that only the lab's own proxy lets in
+    Column("stamp", Text, nullable=False),  # of sign-ins that still hold
+    Column("added", Double, nullable=False),
+)
+
+# Sign-ins that failed lately, each counted twice: for the name and for the address.
+failures = Table(
+    "failures",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("counted", Text, nullable=False),
+    Column("at", Double, nullable=False),
+)
+Index("failures_counted", failures.c.counted, failures.c.at)

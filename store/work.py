@@ -119,6 +119,10 @@ class JobNotFoundError(LookupError):
     """The ledger has no such job."""
 
 
+class TooManyJobsError(ValueError):
+    """The person has as many jobs waiting or running as one may have."""
+
+
 class StudyAskedError(ValueError):
     """Another request that is waiting or running will write the study of that name."""
 

@@ -54,10 +54,15 @@ GO = """path => {
 
 
 @contextmanager
-def served(data: Path, desk: Any = None) -> Iterator[str]:
-    """The address of the page over a data folder; `desk` is where it asks for work, by default its own."""
+def served(data: Path, desk: Any = None, **options: Any) -> Iterator[str]:
+    """The address of the page over a data folder.
+
+    Args:
+        desk: Where it asks for work, by default its own.
+        options: Other settings.
+    """
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = make_server("127.0.0.1", 0, create_app(Settings(data=data), desk).server, threaded=True)
+    server = make_server("127.0.0.1", 0, create_app(Settings(data=data, **options), desk).server, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -10,6 +10,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import headscope
+from store.accounts import Accounts
 from store.errors import StudyNotFoundError
 from store.ledger import Ledger
 from store.settings import Settings
@@ -31,8 +32,8 @@ def tiny(data):
     return write_tiny_study(data / "studies" / "tiny")
 
 
-def run(*arguments, code=0):
-    result = runner.invoke(headscope.app, [str(a) for a in arguments])
+def run(*arguments, code=0, typed=None):
+    result = runner.invoke(headscope.app, [str(a) for a in arguments], input=typed)
     assert result.exit_code == code, result.output + repr(result.exception)
     assert "Traceback" not in result.output
     return result
@@ -218,3 +219,82 @@ def test_submit_takes_what_precompute_takes():
     commands = get_command(headscope.app).commands
     options = {name: {each.name for each in commands[name].params} for name in ("precompute", "submit")}
     assert options["submit"] == options["precompute"] | {"wait"}
+
+
+PASSWORD = "correct horse battery"
+
+
+def test_users_are_added_listed_changed_and_removed(data):
+    assert "headscope user add NAME --role admin" in run("user", "list").stdout
+    said = run("user", "add", "Ann", "--role", "analyst", "--password-stdin", typed=f"{PASSWORD}\n")
+    assert said.stdout == "ann is added, with the role analyst\n"
+    run("user", "add", "bob", "--password-stdin", typed=PASSWORD)
+    accounts = Accounts(Settings().ledger_url)
+    assert accounts.check("ann", PASSWORD).role == "analyst"
+    assert accounts.check("bob", PASSWORD).role == "viewer"
+    listed = json.loads(run("user", "list", "--json").stdout)
+    assert [(user["name"], user["role"]) for user in listed] == [("ann", "analyst"), ("bob", "viewer")]
+    shown = run("user", "list").stdout
+    assert "ann" in shown and "analyst" in shown and PASSWORD not in shown and "argon2" not in shown
+    assert run("user", "role", "bob", "admin").stdout == "bob has the role admin now\n"
+    run("user", "password", "bob", "--password-stdin", typed="another horse\r\n")
+    assert accounts.check("bob", "another horse").role == "admin"
+    assert run("user", "remove", "BOB").stdout == "bob is removed\n"
+    assert accounts.check("bob", "another horse") is None
+
+
+def test_a_password_is_asked_for_twice_at_a_terminal_and_not_shown(data, monkeypatch):
+    monkeypatch.setattr(headscope, "_at_terminal", lambda: True)
+    said = run("user", "add", "ann", typed=f"{PASSWORD}\nsomething else\n{PASSWORD}\n{PASSWORD}\n")
+    assert "do not match" in said.output
+    assert PASSWORD not in said.output
+    assert Accounts(Settings().ledger_url).check("ann", PASSWORD)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["add", "a b", "--password-stdin"], "letters, digits"),
+        (["add", "ann", "--role", "root", "--password-stdin"], "viewer, analyst or admin"),
+        (["add", "ann", "--password-stdin"], "has 5 characters; give 12 to 1,000"),
+        (["add", "ann"], "give --password-stdin"),
+        (["add", "eve", "--password-stdin"], "there is a user eve already"),
+        (["role", "ann", "admin"], "there is no user ann; `headscope user list`"),
+        (["role", "eve", "king"], "viewer, analyst or admin"),
+        (["password", "ann"], "there is no user ann"),
+        (["password", "eve", "--password-stdin"], "has 5 characters"),
+        (["remove", "ann"], "there is no user ann"),
+    ],
+)
+def test_a_mistake_about_users_gets_one_line_and_changes_nothing(data, arguments, said):
+    accounts = Accounts(Settings().ledger_url)
+    eve = accounts.add("eve", "viewer", PASSWORD)
+    result = run("user", *arguments, code=1, typed="short\n")
+    assert said in result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert accounts.users() == [eve]
+
+
+def test_where_the_labs_proxy_lets_people_in_nobody_needs_a_password(data, monkeypatch):
+    monkeypatch.setenv("HEADSCOPE_TRUSTED_HEADER", "X-Remote-User")
+    run("user", "add", "ann@lab.org", "--role", "admin")
+    (ann,) = Accounts(Settings().ledger_url).users()
+    assert (ann.name, ann.role, ann.has_password) == ("ann@lab.org", "admin", False)
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_the_page_is_not_served_to_other_machines_before_anybody_is_kept_out(data, command, monkeypatch):
+    def begun(*given):
+        raise AssertionError("something was begun")
+
+    for name in ("workers.embedded.Embedded.__init__", "dashboard.app.serve", "headscope._compute_demo"):
+        monkeypatch.setattr(name, begun)
+    said = run(command, "--host", "0.0.0.0", code=1)
+    secret, user = said.stderr.splitlines()
+    assert secret.startswith("error: HEADSCOPE_SECRET is not set; run `headscope init`")
+    assert user.startswith("error: nobody could sign in") and "`headscope user add NAME --role admin`" in user
+    monkeypatch.setenv("HEADSCOPE_SECRET", "changeme")
+    assert "HEADSCOPE_SECRET has 8 characters" in run(command, "--host", "0.0.0.0", code=1).stderr
+    monkeypatch.setenv("HEADSCOPE_SECRET", "8f3a61c0d92be47715f08c6a2d94e3b1")
+    assert run(command, "--host", "0.0.0.0", code=1).stderr.splitlines() == [user]
+    assert not (data / "studies").exists()

@@ -20,7 +20,10 @@ def test_every_command_and_its_options_stand_in_the_page_of_commands():
 
     for name, command in typer.main.get_command(headscope.app).commands.items():
         section = page.split(f"## headscope {name}\n")[1].split("\n## ")[0]
-        for parameter in command.params:
+        parts = getattr(command, "commands", {})
+        for part in parts:
+            assert f"headscope {name} {part}" in section, part
+        for parameter in [*command.params, *(each for part in parts.values() for each in part.params)]:
             shown = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.name.upper()
             assert shown in section, f"{name}: {shown}"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dashboard import access
 from dashboard import offers as offers_module
 from dashboard.app import ASSETS, create_app
 from dashboard.data import Shelf
@@ -69,8 +70,7 @@ def desk(settings: Settings, empty_ledger: Path, monkeypatch: pytest.MonkeyPatch
     for file in empty_ledger.glob("headscope.db*"):
         shutil.copy(file, settings.data)
     monkeypatch.setattr(Desk, "ring", lambda *given: None)
-    monkeypatch.setattr(jobs, "who", lambda: "ann")
-    monkeypatch.setattr(new_study, "who", lambda: "ann")
+    monkeypatch.setattr(access.getpass, "getuser", lambda: "ann")
     return Desk(settings)
 
 
@@ -376,7 +376,7 @@ def test_a_study_is_asked_for_once_and_a_second_person_learns_of_the_job(desk: D
     went, said = submitted(desk, request)
     (job,) = desk.ledger.jobs(kinds=["study"])
     assert (went, said) == ({"href": f"/jobs?job={job.id}", "said": ""}, "")
-    monkeypatch.setattr(new_study, "who", lambda: "bob")
+    monkeypatch.setattr(access.getpass, "getuser", lambda: "bob")
     went, _ = submitted(desk, request)
     assert went["href"].endswith(job.id)
     assert went["said"] == "ann asked for this very study just now: this is that job"
@@ -570,7 +570,7 @@ def call(client: Any, output: str, values: dict[str, Any], changed: str) -> Any:
 
 
 def test_every_id_that_the_scripts_write_is_in_the_layout(settings: Settings):
-    ids = {str(getattr(each, "id", None)) for each in create_app(settings).layout()._traverse()}
+    ids = {str(getattr(each, "id", None)) for each in create_app(settings).validation_layout._traverse()}
     written = {name for path in ASSETS.glob("*.js") for name in re.findall(r'\bset\("([^"]+)"', path.read_text())}
     assert len(written) > 8
     assert written <= ids
@@ -624,8 +624,8 @@ def test_who_asks_is_the_user_of_the_server_even_without_a_name(monkeypatch: pyt
     def nameless() -> str:
         raise KeyError("getpwuid(): uid not found: 10001")
 
-    monkeypatch.setattr(jobs.getpass, "getuser", nameless)
-    assert jobs.who() == "someone"
+    monkeypatch.setattr(access.getpass, "getuser", nameless)
+    assert access.current().name == "someone"
 
 
 @pytest.mark.parametrize("address", ["/jobs", "/new", "/jobs?job=%00", "/new?x=<script>"])
@@ -640,7 +640,7 @@ def test_every_live_job_is_told_and_of_the_ended_ones_the_last(
     desk: Desk, client: Any, monkeypatch: pytest.MonkeyPatch
 ):
     for n in range(250):
-        desk.submit(PruneRequest("mine", "0" * 64, ("a",), ((0, n),)), "bob")
+        desk.submit(PruneRequest("mine", "0" * 64, ("a",), ((0, n),)), f"bob {n % 5}")
     told = client.get("/jobs.json?shown=prune").json
     assert len(told["rows"]) == told["live"] == 250
     monkeypatch.setattr(jobs, "MOST_ENDED", 3)

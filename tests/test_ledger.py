@@ -11,7 +11,16 @@ from sqlalchemy import select, update
 
 from store import tables
 from store.ledger import CLEAN, LEASE_SECONDS, MOST_COUNTED, MOST_FAILED, MOST_LOST, Ledger
-from store.work import CancelledError, Job, JobNotFoundError, Lease, LostLeaseError, Step, StudyAskedError
+from store.work import (
+    CancelledError,
+    Job,
+    JobNotFoundError,
+    Lease,
+    LostLeaseError,
+    Step,
+    StudyAskedError,
+    TooManyJobsError,
+)
 
 PLAN = Step(0, 0, "plan")
 IMAGES = [Step(1, number, f"images {16 * number} to {16 * number + 15}", 16) for number in range(3)]
@@ -52,9 +61,11 @@ def ask(
     queue: str = "bulk",
     study: str | None = None,
     once: bool = False,
+    most: int | None = None,
 ) -> tuple[Job, bool]:
-    asked = {"of": key}
-    return ledger.submit(kind, queue, asked, key, f"job {key}", who, steps or [PLAN], answered_once=once, study=study)
+    asked, title = {"of": key}, f"job {key}"
+    steps = steps or (PLAN,)
+    return ledger.submit(kind, queue, asked, key, title, who, steps, answered_once=once, study=study, most=most)
 
 
 def take(ledger: Ledger, worker: str = "worker", bell: str = "bell") -> Lease:
@@ -141,6 +152,16 @@ def test_a_job_that_failed_answers_nothing_even_if_it_had_found_something(ledger
     ledger.fail(take(ledger), "no", final=True)
     again, new = ask(ledger, once=True)
     assert new and again.id != job.id
+
+
+def test_one_person_has_so_many_jobs_at_a_time_and_keeps_nobody_else_waiting(ledger):
+    jobs = [submit(ledger, f"job {number}", "ann", most=3) for number in range(3)]
+    with pytest.raises(TooManyJobsError, match="3 jobs of ann wait or run, and one person may have 3"):
+        submit(ledger, "one more", "ann", most=3)
+    assert ask(ledger, "job 1", "ann", most=3) == (ledger.job(jobs[1].id), False)  # what is there already
+    submit(ledger, "another's", "bob", most=3)
+    ledger.cancel(jobs[0].id, "ann")
+    submit(ledger, "one more", "ann", most=3)
 
 
 def test_a_study_is_written_by_one_job_at_a_time(ledger):

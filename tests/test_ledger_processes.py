@@ -290,7 +290,8 @@ def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(url):
         conn.execute(text("UPDATE alembic_version SET version_num = '9000'"))
     before = rows(ledger)
     with pytest.raises(
-        NewerLedgerError, match=r"version 9000, of a newer Headscope.*up to version 1.*HEADSCOPE_LEDGER"
+        NewerLedgerError,
+        match=rf"version 9000, of a newer Headscope.*up to version {tables.VERSION}\..*HEADSCOPE_LEDGER",
     ):
         Ledger(url)
     assert rows(ledger) == before

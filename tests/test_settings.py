@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy import make_url
 
 from store.settings import Settings
+from workers.embedded import environment
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
 
@@ -69,3 +70,42 @@ def test_a_socket_whose_path_would_be_too_long_is_below_the_temporary_folder_one
 def test_a_broker_and_a_ledger_elsewhere_are_taken_as_they_are_given():
     settings = Settings(broker="redis://host:6379/1", ledger="postgresql+psycopg://me@host/jobs")
     assert (settings.broker_url, settings.ledger_url) == (settings.broker, settings.ledger)
+
+
+def test_names_of_the_server_are_set_with_commas_and_an_empty_variable_is_none(monkeypatch):
+    monkeypatch.setenv("HEADSCOPE_HOSTS", "Headscope.lab.org, 10.0.0.5")
+    assert Settings().hosts == ("headscope.lab.org", "10.0.0.5")
+    for name in ("HOSTS", "SECRET", "SIGN_IN", "TRUSTED_HEADER"):
+        monkeypatch.setenv(f"HEADSCOPE_{name}", "")
+    settings = Settings()
+    assert (settings.hosts, settings.secret, settings.sign_in, settings.trusted_header) == ((), None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_open"),
+    [
+        ({}, True),
+        ({"host": "::1"}, True),
+        ({"sign_in": False}, True),
+        ({"sign_in": True}, False),
+        ({"trusted_header": "X-Remote-User"}, False),
+        ({"host": "0.0.0.0"}, False),
+        ({"host": "0.0.0.0", "sign_in": False}, False),
+        ({"host": "lab.org"}, False),
+    ],
+)
+def test_only_a_server_for_this_machine_alone_is_open(given, is_open):
+    assert Settings(**given).is_open == is_open
+
+
+@pytest.mark.parametrize("name", ["a b", "a:", "é", "a_b", "a\n"])
+def test_what_is_no_name_of_a_header_is_refused(name):
+    with pytest.raises(ValidationError, match="trusted_header"):
+        Settings(trusted_header=name)
+
+
+def test_workers_are_not_told_the_secret(monkeypatch):
+    monkeypatch.setenv("HEADSCOPE_SECRET", "8f3a61c0d92be47715f08c6a2d94e3b1")
+    given = os.environ | environment(Settings())
+    assert given["HEADSCOPE_SECRET"] == ""
+    assert "8f3a61c0" not in repr(Settings())

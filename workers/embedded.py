@@ -246,8 +246,9 @@ def broker_binary() -> str | None:
 
 def environment(settings: Settings) -> dict[str, str]:
     """The settings as the environment that gives them, for a process that may run in another folder."""
-    given = settings.model_copy(update={"data": settings.data.resolve()}).model_dump(exclude_none=True)
-    return {f"HEADSCOPE_{name.upper()}": str(value) for name, value in given.items()}
+    given = settings.model_copy(update={"data": settings.data.resolve()})
+    values = given.model_dump(exclude_none=True, exclude={"hosts", "secret"})  # the page's own
+    return {f"HEADSCOPE_{name.upper()}": str(value) for name, value in values.items()} | {"HEADSCOPE_SECRET": ""}
 
 
 def _broker_command(binary: str, settings: Settings) -> list[str]:

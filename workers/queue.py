@@ -63,6 +63,7 @@ class Desk:
 
         Raises:
             ValueError: It asks for nothing or too much, or for a study that another job is writing.
+            TooManyJobsError: `who` has too many jobs that wait or run.
         """
         request = checked(request)
         kind = kind_of(request)
@@ -76,6 +77,7 @@ class Desk:
             steps_of(request),
             answered_once=is_answered_once(kind),
             study=request.study if isinstance(request, StudyRequest) else None,
+            most=self.settings.jobs_per_user,
         )
         return Submitted(job, new, None if job.state in ENDED else self.ring(job.queue, job.id))
 

@@ -10,6 +10,7 @@ import dash_bootstrap_components as dbc
 import numpy as np
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 
+from dashboard import access
 from dashboard.data import Shelf, StudyFacts, indices_of, read
 from dashboard.drawing import Drawing
 from dashboard.image_sets import Classes, Condition, Entropy, Ids, Lasso, Prediction, Probability, conditions_of
@@ -78,6 +79,7 @@ def layout(entries: list[StudyEntry]) -> html.Header:
             ),
             html.Button("◐", id=TOGGLE, className="icon", title="Light or dark", **{"aria-label": "Light or dark"}),
             html.Button("?", id=HELP_OPEN, className="icon", title="Help (?)", **{"aria-label": "Help"}),
+            *access.menu(),
             dcc.Store(id=THEME),
             dcc.Store(id=STUDIES),
             help_window(),

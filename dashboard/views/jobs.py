@@ -4,7 +4,6 @@ The page asks `/jobs.json` again and again (assets/jobs.js), from here come the 
 works, and by which mark each browser knows that something is new.
 """
 
-import getpass
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 from flask import Flask, Response, jsonify, request
 
+from dashboard import access, uploads
 from dashboard.data import Shelf
 from dashboard.drawing import problem
 from dashboard.views import choice
@@ -24,7 +24,7 @@ from dashboard.words import ago, count, duration, megabytes, number
 from store.paths import manifest_path
 from store.settings import Settings
 from store.work import ENDED, Job, JobNotFoundError, WorkerSeen
-from workers.jobs import KINDS, QUEUES, PriceRequest, PruneRequest, StudyRequest, from_json
+from workers.jobs import KINDS, QUEUES, PriceRequest, PruneRequest, StudyRequest, UploadRequest, from_json
 from workers.queue import Desk
 
 PAGE = "jobs"
@@ -43,7 +43,7 @@ SAID = "jobs-said"  # what became of that
 # What can be shown, and the kinds of jobs that it has. Prices are asked for by the page itself: only "all" has them.
 SHOWN_KINDS = {"study": ("study",), "prune": ("prune",), "all": KINDS}
 SHOWN_LABELS = {"study": "Studies", "prune": "Prunings", "all": "All"}
-KIND_LABELS = {"study": "study", "price": "price", "prune": "pruning"}
+KIND_LABELS = {"study": "study", "price": "price", "prune": "pruning", "upload": "upload"}
 MARKS = {"queued": "○", "running": "◐", "done": "✓", "failed": "✕", "cancelled": "⊘"}
 NO_JOB = {"study": "No study has been asked for yet.", "prune": "No pruning has been asked for yet."}
 
@@ -84,7 +84,9 @@ def register(app: Dash, desk: Desk) -> None:
         if not isinstance(job_id, str):
             raise PreventUpdate
         try:
-            job = desk.cancel(job_id, who())
+            job = desk.cancel(uploads.job_of(desk, job_id).id, access.current().name)
+        except access.RefusedError as error:
+            return problem(str(error))
         except JobNotFoundError:
             return problem("there is no such job any more; reload the page")
         return f"{job.title} is cancelled" if job.state == "cancelled" else f"{job.title} had ended before: {job.state}"
@@ -97,18 +99,10 @@ def register(app: Dash, desk: Desk) -> None:
         if not isinstance(job_id, str) or not job_id:
             return no_update, True
         try:
-            job = desk.ledger.job(job_id)
+            job = uploads.job_of(desk, job_id)
         except JobNotFoundError:
             return [html.P("There is no such job in this ledger.", className="absent")], False
         return detail(job, desk.ledger.now(), desk.settings), False
-
-
-def who() -> str:
-    """Who asks, where nobody signs in: the user that the server runs as."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have a number and no name
-        return "someone"
 
 
 # --- what the page asks for again and again ---
@@ -145,6 +139,7 @@ def heard(shelf: Shelf, desk: Desk, shown: str, watched: str) -> dict[str, Any]:
         told["watched"] = {"job": watched, "mark": _mark_of(desk, watched)}
     if shown in SHOWN_KINDS:
         found = ledger.jobs(told["live"] + MOST_ENDED + 1, SHOWN_KINDS[shown])  # the live ones first
+        found = [job for job in found if not uploads.is_hidden(job)]
         live = [job for job in found if job.state not in ENDED]
         ended, now = found[len(live) :], ledger.now()
         told["rows"] = [row(job, now) for job in sorted(live + ended[:MOST_ENDED], key=_order)]
@@ -156,7 +151,7 @@ def heard(shelf: Shelf, desk: Desk, shown: str, watched: str) -> dict[str, Any]:
 
 def _mark_of(desk: Desk, job_id: str) -> str:
     try:
-        return _digest(repr(desk.ledger.job(job_id)))
+        return _digest(repr(uploads.job_of(desk, job_id)))
     except JobNotFoundError:
         return "gone"
 
@@ -188,6 +183,7 @@ def row(job: Job, now: float) -> dict[str, Any]:
     """One job in the table."""
     left = job.eta if job.state == "running" else None
     running = job.state == "running"
+    may_cancel = job.state not in ENDED and not access.why_not_cancel(job)
     return {
         "id": job.id,
         "title": job.title,
@@ -200,7 +196,7 @@ def row(job: Job, now: float) -> dict[str, Any]:
         "eta": "" if left is None else duration(left),
         "place": place(job),
         "submitted": {"at": job.submitted, "said": ago(now - job.submitted)},
-        "actions": "cancel" if job.state not in ENDED else "open" if study_href(job) else "",
+        "actions": "cancel" if may_cancel else "open" if study_href(job) else "",
     }
 
 
@@ -352,6 +348,8 @@ def asked_for(job: Job, settings: Settings) -> list[tuple[str, str]]:
         more = f" and {len(asked.heads) - 8:,} more" if len(asked.heads) > 8 else ""
         found = [("Study", asked.study), ("Heads", heads + more), ("Images", f"{len(asked.images):,}")]
         return [*found, ("Sets of regions", f"{len(asked.regions)}")]
+    if isinstance(asked, UploadRequest):
+        return [("Archive", asked.name)]
     return _of_study(asked.of if isinstance(asked, PriceRequest) else asked, settings)
 
 
@@ -359,7 +357,9 @@ def _of_study(asked: StudyRequest, settings: Settings) -> list[tuple[str, str]]:
     weights = "random, untrained" if asked.random_weights else "timm's own"
     if asked.checkpoint is not None:
         weights = _below(asked.checkpoint, settings.models, "models")
-    found = [("Model", asked.model), ("Weights", weights), ("Images", _below(asked.images, settings.images, "images"))]
+    sent = Path(asked.images).is_relative_to(settings.uploads.absolute())
+    root, role = (settings.uploads, "uploads") if sent else (settings.images, "images")
+    found = [("Model", asked.model), ("Weights", weights), ("Images", _below(asked.images, root, role))]
     if asked.per_class is not None:
         found.append(("Per class", f"the first {asked.per_class:,}"))
     if asked.masks is not None:

@@ -14,14 +14,16 @@ import dash_bootstrap_components as dbc
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
+from dashboard import access, uploads
 from dashboard.data import Shelf
 from dashboard.drawing import problem
 from dashboard.offers import Offers
 from dashboard.views import choice
-from dashboard.views.jobs import place, price_line, stage_line, who, workers_line
+from dashboard.views.jobs import place, price_line, stage_line, workers_line
 from dashboard.words import ago, count
 from store.paths import STUDY_NAME, manifest_path
-from store.work import Job, JobNotFoundError, StudyAskedError
+from store.uploads import Upload
+from store.work import Job, JobNotFoundError, StudyAskedError, TooManyJobsError
 from workers.jobs import INTERACTIVE, SKIPPABLE, PriceRequest, StudyRequest, key_of
 from workers.queue import Desk
 
@@ -36,6 +38,7 @@ PRICE = "new-study-price"
 AGAIN = "new-study-again"
 SUBMIT = "new-study-submit"
 SAID = "new-study-said"
+UPLOADED = "new-study-uploaded"  # {"id": of the upload that is to be picked, if any}, written by uploads.js
 GO = "new-study-go"  # {"href": where the page goes, "said": what it says there}
 
 WEIGHTS = {"own": "timm's own", "checkpoint": "a checkpoint", "random": "random, untrained"}
@@ -85,7 +88,7 @@ def hint_id(name: str) -> str:
 def layout() -> html.Main:
     """The page without its form, whose hundred components would slow the workspace: it comes when it is opened."""
     reading = "One model on one set of pictures: what every head does on every picture, computed once."
-    stores = [dcc.Store(id=each) for each in (OPENED, SETTLED, ASKED, HEARD, GO)]
+    stores = [dcc.Store(id=each) for each in (OPENED, SETTLED, ASKED, HEARD, UPLOADED, GO)]
     body = [html.H2("New study"), html.P(reading, className="reading"), html.Div(id=PLACE), *stores]
     return html.Main(body, className="sheet new-page", id="new-page")
 
@@ -96,6 +99,7 @@ def form() -> dbc.Form:
         _field("weights", "Weights", choice.radios(field_id("weights"), WEIGHTS, FIELDS["weights"]), _weights_hint()),
         _field("checkpoint", "Checkpoint", _list("checkpoint", "a file of weights"), hidden=True),
         _field("images", "Pictures", _list("images", "a folder, or a list of pictures")),
+        _field("upload", "Upload", html.Div(id="new-study-uploads", className="uploads")),
         _field("per_class", "Per class", _number("per_class", 1, "all"), "Only the first so many pictures of a class."),
         _field("masks", "Masks", _list("masks", "none"), "A mask of the object for each picture, or for some."),
         _field("name", "Name", _text("name"), "Of the study; a-z, 0-9, dot, underscore and hyphen."),
@@ -270,9 +274,18 @@ def _none(given: Mapping[str, Any]) -> set[str]:
 
 
 def sources(offers: Offers) -> dict[str, Path]:
-    """Everything that can be a study's pictures, by name: folders, and CSV files beside them."""
-    tables = {name: path for name, path in offers.tables().items() if name.startswith("images/")}
-    return folders(offers) | tables
+    """Everything that can be a study's pictures, by name: folders, CSV files beside them, and what was sent."""
+    return folders(offers) | tables(offers) | {name: upload.table for name, upload in sent(offers).items()}
+
+
+def tables(offers: Offers) -> dict[str, Path]:
+    """Lists of pictures, by name."""
+    return {name: path for name, path in offers.tables().items() if name.startswith("images/")}
+
+
+def sent(offers: Offers) -> dict[str, Upload]:
+    """Uploads that whoever asks may see, by name."""
+    return {name: upload for name, upload in offers.uploads().items() if uploads.visible([upload])}
 
 
 def folders(offers: Offers) -> dict[str, Path]:
@@ -398,9 +411,10 @@ def ask_price(desk: Desk, request: StudyRequest, asked: object, again: bool) -> 
     if not again and key in known and (job := _job(desk, known[key])) is not None and job.state == "done":
         return {"key": key, "job": job.id, "known": known}
     stale = _job(desk, before.get("job"))
-    if stale is not None and stale.kind == "price" and stale.who == who() and stale.key != key:
-        desk.cancel(stale.id, who())
-    job = desk.submit(wanted, who()).job
+    who = access.current().name
+    if stale is not None and stale.kind == "price" and stale.who == who and stale.key != key:
+        desk.cancel(stale.id, who)
+    job = desk.submit(wanted, who).job
     known = dict([*known.items(), (key, job.id)][-MOST_KNOWN:])
     return {"key": key, "job": job.id, "known": known}
 
@@ -440,6 +454,7 @@ def register(app: Dash, shelf: Shelf, desk: Desk, offers: Offers) -> None:
     )
     app.clientside_callback(ClientsideFunction("jobs", "price"), Input(ASKED, "data"))
     app.clientside_callback(ClientsideFunction("jobs", "go"), Input(GO, "data"))
+    app.clientside_callback(ClientsideFunction("uploads", "opened"), Input(field_id("images"), "options"))
 
     @app.callback(Output(PLACE, "children"), Input(OPENED, "data"), prevent_initial_call=True)
     def show(opened: object) -> dbc.Form:
@@ -453,10 +468,13 @@ def register(app: Dash, shelf: Shelf, desk: Desk, offers: Offers) -> None:
         Output(hint_id("model"), "children"),
         Output(hint_id("images"), "children"),
         Output(hint_id("checkpoint"), "children"),
+        Output(field_id("images"), "value"),
         Input(OPENED, "data"),
+        Input(UPLOADED, "data"),
     )
-    def offer(opened: object) -> tuple[Any, ...]:
-        return offered(desk, offers)
+    def offer(opened: object, uploaded: object) -> tuple[Any, ...]:
+        name = f"uploads/{uploaded.get('id')}" if isinstance(uploaded, dict) and ctx.triggered_id == UPLOADED else ""
+        return *offered(desk, offers), name if name in sent(offers) else no_update
 
     @app.callback(
         *(Output(problem_id(name), "children") for name in FIELDS),
@@ -478,11 +496,16 @@ def register(app: Dash, shelf: Shelf, desk: Desk, offers: Offers) -> None:
         if form.request is None:
             said = "" if form.problems else f"Pick {' and '.join(form.missing)} to see what it takes."
             return *_each(form.problems), form.proposed, said, True, True, no_update
+        if refused := access.why_not_ask():
+            return *_each({}), form.proposed, problem(refused), True, True, no_update
         now = asked
         if ctx.triggered_id in (SETTLED, AGAIN) and (
             ctx.triggered_id == AGAIN or _price_of(desk, form.request, asked) is None
         ):
-            now = ask_price(desk, form.request, asked, again=ctx.triggered_id == AGAIN)
+            try:
+                now = ask_price(desk, form.request, asked, again=ctx.triggered_id == AGAIN)
+            except TooManyJobsError as error:
+                return *_each({}), form.proposed, problem(str(error)), False, True, no_update
         found = _price_of(desk, form.request, now) or Priced("")
         told = no_update if now == asked else now
         return *_each(found.problems), form.proposed, found.said, not found.ended, not found.ready, told
@@ -513,10 +536,10 @@ def _each(problems: Mapping[str, str]) -> list[str]:
 def submitted(desk: Desk, request: StudyRequest) -> tuple[Any, Any]:
     """Ask for the study: where the page goes, or what stands in the way."""
     try:
-        done = desk.submit(request, who())
+        done = desk.submit(request, access.current().name)
     except StudyAskedError as error:
         return no_update, [problem(f"{error} "), html.A("that job", href=f"/jobs?job={error.job}")]
-    except ValueError as error:
+    except (ValueError, access.RefusedError) as error:
         return no_update, problem(str(error))
     said = done.unheard or ""
     if not done.new:
@@ -541,7 +564,8 @@ def offered(desk: Desk, offers: Offers) -> tuple[Any, ...]:
         )
         for name, folder in found.items()
     ]
-    tables = [_option(name, "a list of pictures") for name in sources(offers) if name not in found]
+    lists = [_option(name, "a list of pictures") for name in tables(offers)]
+    own = [_option(name, uploads.offer_line(upload), f"upload: {upload.name}") for name, upload in sent(offers).items()]
     checkpoints = list(offers.checkpoints())
     of_models = (
         f"{len(models):,} models of timm that Headscope takes."
@@ -552,7 +576,7 @@ def offered(desk: Desk, offers: Offers) -> tuple[Any, ...]:
     )
     of_pictures = (
         f"Folders of {offers.images}."
-        if pictures or tables
+        if pictures or lists or own
         else problem(f"There are no pictures yet: put a folder of them into {offers.images}, one sub-folder a class.")
     )
     of_checkpoints = (
@@ -561,7 +585,7 @@ def offered(desk: Desk, offers: Offers) -> tuple[Any, ...]:
     return (
         models,
         checkpoints,
-        [*pictures, *tables],
+        [*own, *pictures, *lists],
         pictures,
         list(offers.class_lists()),
         list(offers.tables()),
@@ -571,5 +595,6 @@ def offered(desk: Desk, offers: Offers) -> tuple[Any, ...]:
     )
 
 
-def _option(name: str, said: str) -> dict[str, Any]:
-    return {"label": html.Span([name, html.Small(said)], className="offer"), "value": name, "search": name}
+def _option(name: str, said: str, shown: str = "") -> dict[str, Any]:
+    shown = shown or name
+    return {"label": html.Span([shown, html.Small(said)], className="offer"), "value": name, "search": shown}

@@ -14,17 +14,17 @@ from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 
+from dashboard import access
 from dashboard.data import Shelf, StudyFacts, indices_of
 from dashboard.drawing import facts_of, problem, selection_of
 from dashboard.pruned import REGIONS, Effect, Pruning, name_of, requests_of
 from dashboard.selection import WHOLE_HEAD, Selection, head_label
-from dashboard.views.jobs import who
 from dashboard.views.panel import panel
 from dashboard.words import METRICS, MINUS, count, duration, number, percent, short_name
 from store.database import LedgerUnavailableError
 from store.errors import StoreError
 from store.ledger import Ledger
-from store.work import ENDED, Job, JobNotFoundError
+from store.work import ENDED, Job, JobNotFoundError, TooManyJobsError
 from workers.jobs import INTERACTIVE, MODES, PRUNE_IMAGES, key_of
 from workers.queue import Desk
 
@@ -143,7 +143,7 @@ class Face:
         """
         try:
             return cls._of(facts, chosen, desk, state, pressed)
-        except LedgerUnavailableError as error:
+        except (LedgerUnavailableError, TooManyJobsError) as error:
             return cls(said=f"{label(chosen)} not pruned.", top=problem(str(error)), run="try again")
 
     @classmethod
@@ -156,16 +156,16 @@ class Face:
         missing = [key for key in wanted if kept(desk.ledger, key) is None]
         if pressed and isinstance(state, dict) and state.get("waits"):
             for waited in filter(None, (_job_of(desk.ledger, state, key) for key in missing)):
-                desk.cancel(waited.id, who())
+                desk.cancel(waited.id, access.current().name)
             pressed = False
-        jobs, unheard = {}, None
+        jobs, unheard, refused = {}, None, access.why_not_ask()
         until = 0.0
         for key in missing:
             job = None if pressed else _job_of(desk.ledger, state, key)
-            if job is None and chosen.image is None and not pressed:
+            if job is None and (refused or (chosen.image is None and not pressed)):
                 job = _live(desk.ledger, key)
             elif job is None:
-                submitted = desk.submit(wanted[key], who())
+                submitted = desk.submit(wanted[key], access.current().name)
                 job, unheard, until = submitted.job, submitted.unheard, time.monotonic() + PATIENCE
             if job is not None:
                 jobs[key] = job
@@ -180,6 +180,8 @@ class Face:
         missing = [key for key, result in zip(wanted, results, strict=True) if result is None]
         if not missing:
             return cls(found)
+        if missing[0] not in jobs and refused:
+            return cls(found, f"{label(chosen)} not pruned.", problem(refused))
         if missing[0] not in jobs:
             return cls._offered(facts, chosen, found, len(wanted[missing[0]].images))
         return cls._waiting(chosen, desk, found, jobs, jobs[missing[0]], unheard)
@@ -202,7 +204,7 @@ class Face:
             return cls(found, f"{label(chosen)} not pruned.", top, "try again", ids, ended=True)
         alone = not any(seen.queue == INTERACTIVE for seen in desk.ledger.workers())
         top = NO_WORKER if alone else beside(job)
-        run = CANCEL if job.images_total > PRUNE_IMAGES else ""
+        run = CANCEL if job.images_total > PRUNE_IMAGES and not access.why_not_cancel(job) else ""
         return cls(no_update if found is None else found, progress(job, chosen, unheard), top, run, ids)
 
 
