@@ -7,7 +7,9 @@ database's; that of a process is never asked.
 import contextlib
 import json
 import os
+import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from functools import partial
@@ -133,7 +135,8 @@ def _engine(url: str) -> sa.Engine:
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions begin where `begin` says, and tables are part of them
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+        _to_wal(connection)
+        for pragma in ("synchronous = NORMAL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -142,6 +145,20 @@ def _engine(url: str) -> sa.Engine:
         conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("writes") else "BEGIN")
 
     return engine
+
+
+def _to_wal(connection: Any) -> None:
+    """Have a new file keep a write-ahead log. Where others open it too, SQLite itself does not wait for them."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 class _Gate:

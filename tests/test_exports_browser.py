@@ -160,6 +160,7 @@ def test_a_panel_is_enlarged_from_its_menu(page: "playwright.Page"):
         page.keyboard.press("Enter")
         page.wait_for_function("large => headscope.selection.large === large", arg=large)
         playwright.expect(page.locator(".panel.head-importance.large")).to_have_count(1 if large else 0)
+        page.wait_for_function("large => location.search.includes('large=') === Boolean(large)", arg=large)
 
 
 # --- what is said ---

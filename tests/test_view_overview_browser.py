@@ -125,6 +125,7 @@ def test_selecting_images_and_heads_moves_the_ring_and_draws_no_point_anew(page:
         expect_address(page, f"image=set/photo {image:03}.png")
         settled(page)
         np.testing.assert_allclose(np.add(ring(page), corner(page)), at(page, image), atol=1.5)
+        page.wait_for_timeout(400)  # or two clicks are a double click, which shows all
     for key in ("ArrowRight", "ArrowDown", "]"):
         page.keyboard.press(key)
         settled(page)
