@@ -20,7 +20,7 @@ demo: $(VENV)/worker
 
 test: lint
 	sh tests/need.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-docker: $(VENV)/dev
 	docker build --target proxy --tag headscope-proxy .
