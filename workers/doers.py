@@ -19,8 +19,10 @@ Doer = Callable[[Lease, "Work"], None]
 # The modules whose `do` does the units of a kind.
 DOERS = {"study": "workers.study_units", "price": "workers.price", "prune": "workers.prune", "upload": "workers.upload"}
 
-# What the processes of studies are niced to, so that they give way to what a person waits for.
+# What processes are niced to. Studies give way to what a person waits for, and that to the page, which is drawn at the
+# same time and, on the machine of one person, by the same CPU.
 BULK_NICENESS = 19
+INTERACTIVE_NICENESS = 10
 
 
 def doer(kind: str) -> Doer:
@@ -39,8 +41,8 @@ def make_ready(settings: Settings, queue: str, ledger: Ledger) -> str:
 
     from precompute.weights import supported_names
 
-    if queue == BULK and not torch.cuda.is_available():  # a GPU would wait for its CPU
-        _give_way()
+    if not torch.cuda.is_available():  # a GPU would wait for its CPU
+        _give_way(queue)
     if queue == BULK and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // max(1, settings.bulk_workers)))
     for kind in KINDS:
@@ -52,11 +54,11 @@ def make_ready(settings: Settings, queue: str, ledger: Ledger) -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def _give_way() -> None:
-    """Run when no other process wants the CPU: on Linux at once, without even a slice of time for itself.
+def _give_way(queue: str) -> None:
+    """Leave the CPU to the page; for studies, run when no other process wants it, without even a slice of time.
 
     Threads that are started later do so too, and torch starts its own with the first unit.
     """
-    os.nice(BULK_NICENESS)
-    if hasattr(os, "SCHED_IDLE"):
+    os.nice(BULK_NICENESS if queue == BULK else INTERACTIVE_NICENESS)
+    if queue == BULK and hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
