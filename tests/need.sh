@@ -17,4 +17,5 @@ install() {
 has redis-server valkey-server || install redis-server "tests of the queue on Debian's own server"
 has postgres || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 ||
     install postgresql "tests of the ledger in PostgreSQL"
+has nginx || [ -x /usr/sbin/nginx ] || install nginx "tests of the proxy"
 exit 0
