@@ -45,6 +45,11 @@ def current() -> User:
     return cast(User, g.user) if has_request_context() else _local()
 
 
+def is_known() -> bool:
+    """Whether `current` can be asked. Dash looks at the layout of the page before the first request is decided on."""
+    return not has_request_context() or "user" in g
+
+
 def _local() -> User:
     try:
         return User(getpass.getuser(), "admin")

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import waitress
 from dash import Dash, html
 
-from dashboard import access, exports, routes, theme, uploads, writer
+from dashboard import access, exports, one_length, pictures, routes, theme, uploads, writer
 from dashboard.data import Shelf
 from dashboard.exports import Export
 from dashboard.offers import Offers
@@ -96,6 +96,7 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     routes.add_routes(app.server, shelf, desk)
     exports.add_routes(app.server, shelf, outgoing)
     uploads.add_routes(app.server, settings, desk)
+    pictures.add_routes(app.server, settings, shelf, desk)
     routes.guard(app)
     return app
 
@@ -136,12 +137,16 @@ def layout(shelf: Shelf, outgoing: Sequence[Export]) -> html.Div:
 def serve(settings: Settings) -> None:
     """Answer on the host and port of the settings until the process is stopped."""
     app = create_app(settings)
+    one_length.have_it_said_once()
     waitress.serve(
         app.server,
         host=settings.host,
         port=settings.port,
         threads=settings.threads,
         ident="headscope",
+        connection_limit=800,  # a browser keeps up to six open; waitress's own limit is that of seventeen people
+        asyncore_use_poll=True,  # select ends at 1,024 files
+        max_request_header_size=one_length.MOST_HEAD,
         max_request_body_size=uploads.MOST_BODY,  # waitress writes a request down before anybody decides on it
         clear_untrusted_proxy_headers=not settings.proxies,  # access.guard believes so many of them
     )

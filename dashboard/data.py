@@ -6,6 +6,7 @@ out one object for one published content, which is what the caches below are key
 
 import math
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import shapely  # type: ignore[import-untyped]
 
+from dashboard import access
 from dashboard.image_sets import Classes, Condition, Entropy, Ids, Lasso, Prediction, Probability, conditions_of
 from dashboard.selection import MAPS, Facts
+from store import pictures
 from store.errors import StoreError, StudyNotFoundError
 from store.manifest import Manifest
 from store.paths import manifest_path, study_path
@@ -51,20 +54,23 @@ class Shelf:
         self._lock = threading.Lock()
 
     def entries(self) -> list[StudyEntry]:
-        """Every study in the folder, published or not, by name."""
-        return list_studies(self.studies, _manifest)
+        """Every study in the folder that whoever asks may see, published or not, by name."""
+        return [entry for entry in list_studies(self.studies, _manifest) if _is_seen(entry.path)]
 
     def open(self, name: str) -> Study:
         """The published study of that name; opened anew only when another content was published under it.
 
         Raises:
-            StudyNotFoundError, DamagedError, NewerSchemaError: As store.study.open_published.
+            StudyNotFoundError: There is none, or none that whoever asks may see.
+            DamagedError, NewerSchemaError: As store.study.open_published.
         """
         try:
             folder = study_path(self.studies, name)
         except ValueError as error:
             raise StudyNotFoundError(str(error)) from None
-        if not folder.is_dir():
+        if folder.is_symlink():
+            raise StudyNotFoundError(f"study {name} is a link, which is not followed; move it here, or mount it here")
+        if not folder.is_dir() or not _is_seen(folder):
             raise StudyNotFoundError(f"there is no study {name}")
         key = (name, _stamp(manifest_path(folder)))
         with self._lock:
@@ -79,14 +85,28 @@ class Shelf:
         return study
 
     def first(self) -> Study | None:
-        """The first study that opens, by name; None if none does."""
+        """The first study that opens, by name, and is everybody's; None if none does."""
         for entry in self.entries():
-            if entry.manifest is not None and entry.problem is None:
+            if entry.manifest is not None and entry.problem is None and pictures.private(entry.manifest) is None:
                 try:
                     return self.open(entry.name)
                 except StoreError:
                     continue
         return None
+
+
+def _is_seen(folder: Path) -> bool:
+    """Whether whoever asks may see the study: a private one is its owner's and admins', for its time."""
+    if not pictures.is_name(folder.name):
+        return True
+    if not access.is_known():
+        return False
+    user = access.current()
+    try:
+        said = pictures.private(_manifest(folder))
+    except StoreError:  # nobody knows whose it is
+        return user.may("admin")
+    return said is None or (said.until > time.time() and (said.owner == user.name or user.may("admin")))
 
 
 def _manifest(folder: Path) -> Manifest:

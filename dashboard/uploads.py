@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import time
+from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from flask import Flask, Response, abort, jsonify, request, send_file
@@ -14,7 +15,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from dashboard import access
 from dashboard.words import count, megabytes
-from store import files, uploads
+from store import files, pictures, uploads
 from store.settings import Settings
 from store.uploads import Upload
 from store.work import ENDED, Job, JobNotFoundError
@@ -109,7 +110,7 @@ def begin(settings: Settings, given: Any) -> Upload:
     try:  # written down before all are counted: of two at a time, neither overlooks the other
         upload = uploads.begin(settings.uploads, owner, name, size)
     except OSError as error:
-        _say_full(error)
+        say_full(error)
     taken, quota = uploads.taken(settings.uploads, owner), settings.upload_quota_gb * GB
     if taken > quota:
         uploads.remove(upload)
@@ -143,11 +144,11 @@ def receive(upload: Upload, at: int) -> int:
         abort(404, "this upload was removed")
     except OSError as error:
         uploads.remove(upload)
-        _say_full(error)
+        say_full(error)
     return size
 
 
-def _say_full(error: OSError) -> NoReturn:
+def say_full(error: OSError) -> NoReturn:
     """Answer that the disk is full, if that is what the error says; else raise it."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         raise error
@@ -255,9 +256,22 @@ def offer_line(upload: Upload) -> str:
 
 
 def is_hidden(job: Job) -> bool:
-    """Whether a job is of another's upload, which whoever asks may not know of."""
+    """Whether a job is of another's upload or picture, which whoever asks may not know of: its unpacking, a price of
+    it, the private study of the picture, or what is pruned in that.
+
+    A study that was made of it is everybody's, as all studies are.
+    """
     user = access.current()
-    return job.kind == "upload" and job.who != user.name and not user.may("admin")
+    private = job.kind == "image" or (job.kind == "prune" and pictures.is_name(str(job.request.get("study"))))
+    return (private or _is_of_upload(job)) and job.who != user.name and not user.may("admin")
+
+
+def _is_of_upload(job: Job) -> bool:
+    if job.kind != "price":
+        return job.kind == "upload"
+    priced = job.request.get("of")
+    source = Path(str(priced.get("images", ""))) if isinstance(priced, dict) else Path()
+    return uploads.UPLOAD_ID.fullmatch(source.parent.name) is not None
 
 
 def job_of(desk: Desk, job_id: str) -> Job:
@@ -300,7 +314,7 @@ def followed(settings: Settings, desk: Desk, upload_id: str, job_id: str) -> dic
         return {"state": "queued", "said": "waits to be unpacked", "share": 0}
     share = job.stage_done / job.stage_total if job.stage_total else 0
     words = {
-        "queued": "waits for a worker" + (f": {job.place:,} jobs come before it" if job.place else ""),
+        "queued": "waits for a worker" + (f": {count(job.place, 'job')} before it" if job.place else ""),
         "running": job.note or f"unpacked and looked at, {100 * share:.0f}\u202f%",
         "done": "it was removed",
     }

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from datetime import datetime
 
 MINUS = "\u2212"
 
@@ -115,6 +116,12 @@ def duration(seconds: float) -> str:
 def ago(seconds: float) -> str:
     """How long ago something was: "just now" within a minute, so that it need not be told anew each second."""
     return "just now" if seconds < 60 else f"{duration(seconds)} ago"
+
+
+def day_and_time(at: float) -> str:
+    """A time, in seconds since 1970, as 3 Feb 2026, 14:05."""
+    local = datetime.fromtimestamp(at).astimezone()
+    return f"{local.day} {local:%b %Y, %H:%M}"
 
 
 def megabytes(size: float) -> str:

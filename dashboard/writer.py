@@ -277,8 +277,8 @@ def register(app: Dash, shelf: Shelf, drawings: Sequence[Drawing]) -> None:
         last, typed = values[-2:]
         last = last if isinstance(last, dict) else {}
         before, source, value = last.get("selection"), ctx.triggered_id, _triggered_value()
-        if before is None and source != header.STUDY:
-            # On the first load everything triggers at once; only the address means something then.
+        if (before is None and source != header.STUDY) or f"{URL}.data" in ctx.triggered_prop_ids:
+            # On the first load everything triggers at once, and a theme may come with an address, which has it too.
             source, value = URL, values[0]
             if value is None:  # another page than the workspace is open
                 raise PreventUpdate

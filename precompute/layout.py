@@ -15,8 +15,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from openTSNE import TSNE, TSNEEmbedding
-from openTSNE.affinity import PerplexityBasedNN
+from openTSNE.affinity import Affinities, PerplexityBasedNN
 from openTSNE.nearest_neighbors import KNNIndex
+from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
@@ -36,6 +37,11 @@ LATE_ITERATIONS = ((10_000, 375), (30_000, 500), (math.inf, 550))
 # Of a placed item. It starts amid its nearest fitted items, so it has only a short way to go.
 PLACING_ITERATIONS = 50
 PLACING_START = 25
+# Of a further item, placed in a layout that has been there before: openTSNE's own of `transform`. It starts at the
+# nearest item alone, so that what is in the layout already comes to lie on itself.
+FURTHER_PERPLEXITY = 5.0
+# Of few items, so many of which are less than a neighbourhood, one in so many counts as near.
+FURTHER_SHARE = 10
 # Items in one block of placing, and of the search for neighbours.
 BLOCK = 20_000
 SEARCHED = 2_048
@@ -112,6 +118,44 @@ def layout(
     return placed, {**made, "fitted": len(fitted), "placed": len(others)}
 
 
+def place(
+    vectors: np.ndarray,
+    xy: np.ndarray,
+    new: np.ndarray,
+    method: str,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Where further vectors (item, dimension) belong in a layout that stays as it is, (item, xy) float32.
+
+    By openTSNE's transform, as the items beside a sample are placed, but from the nearest item on; on the axes again
+    where the layout was made by PCA. Those with a NaN or Inf get NaN. They do not see one another.
+
+    Args:
+        vectors: Of items of the layout: all, or some among which to place; by PCA it takes all.
+        xy: Where these are.
+        method: What `layout` says that it was made by.
+    """
+    placed = np.full((len(new), 2), np.nan, dtype=np.float32)
+    wanted = np.isfinite(new).all(axis=1)
+    there = np.isfinite(vectors).all(axis=1) & np.isfinite(xy).all(axis=1)
+    known, at, further = vectors[there].astype(np.float64), xy[there].astype(np.float64), new[wanted].astype(np.float64)
+    if not len(further) or not len(known):
+        return placed
+    with threadpool_limits(1, user_api="blas"):
+        if method == "none":
+            placed[wanted] = 0
+        elif method == "pca":
+            placed[wanted] = _axes(known, further)
+        else:
+            perplexity = min(FURTHER_PERPLEXITY, max(1.0, len(known) / FURTHER_SHARE))
+            embedding = TSNEEmbedding(at, _Around(known, perplexity, min(_cores(), 1 + len(further) // 100), check))
+            embedding.prepare_interpolation_grid()
+            centred = np.asarray(embedding)[0] - at[0]
+            placed[wanted] = _place(embedding, further, start=1) - centred
+    return placed
+
+
 def stratified(strata: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Which items to take so that `count` of them hold the same share of every stratum, int64, ascending.
 
@@ -173,10 +217,10 @@ def _fit(
     }
 
 
-def _place(embedding: TSNEEmbedding, vectors: np.ndarray) -> np.ndarray:
+def _place(embedding: TSNEEmbedding, vectors: np.ndarray, start: int = PLACING_START) -> np.ndarray:
     """Where vectors (item, dimension) belong among those fitted, (item, xy). They do not see one another."""
     partial_embedding = embedding.prepare_partial(
-        vectors, initialization="median", k=PLACING_START, perplexity=embedding.affinities.perplexity
+        vectors, initialization="median", k=start, perplexity=embedding.affinities.perplexity
     )
     # openTSNE's own settings of `transform`, but for the number of iterations and the perplexity, which is the map's.
     partial_embedding.optimize(
@@ -190,6 +234,17 @@ def _place(embedding: TSNEEmbedding, vectors: np.ndarray) -> np.ndarray:
         max_step_norm=None,
     )
     return np.asarray(partial_embedding)
+
+
+class _Around(PerplexityBasedNN):
+    """Affinities of further vectors to those of a layout, whose own to one another are not needed again."""
+
+    def __init__(self, vectors: np.ndarray, perplexity: float, threads: int, check: Callable[[], None]) -> None:
+        Affinities.__init__(self)
+        self.knn_index = Nearest(vectors, int(3 * perplexity), threads, check)
+        self.perplexity = perplexity
+        self.n_jobs = threads
+        self.P = csr_matrix((len(vectors), len(vectors)))  # looked at for its size alone
 
 
 class Nearest(KNNIndex):
@@ -249,8 +304,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _axes(vectors: np.ndarray) -> np.ndarray:
-    """Scores on the first two principal axes, (item, xy); the second is 0 where there is none."""
+def _axes(vectors: np.ndarray, further: np.ndarray | None = None) -> np.ndarray:
+    """Scores on the vectors' first two principal axes, (item, xy), of these or others; 0 on the second if none is."""
     count = min(2, *vectors.shape)
-    scores = PCA(n_components=count, svd_solver="full").fit_transform(vectors)
+    axes = PCA(n_components=count, svd_solver="full")
+    scores = axes.fit_transform(vectors)
+    if further is not None:
+        scores = axes.transform(further)
     return np.pad(scores, ((0, 0), (0, 2 - count)))

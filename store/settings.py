@@ -88,6 +88,12 @@ class Settings(BaseSettings):
         default=100, ge=1, description="How many jobs of one person may wait or run at a time; more are refused."
     )
 
+    picture_hours: float = Field(
+        default=24.0,
+        gt=0,
+        description="How long the private study is kept of a picture that a person dropped on the page, in hours.",
+    )
+
     @field_validator("hosts", mode="before")
     @classmethod
     def _split(cls, given: object) -> object:
@@ -102,6 +108,11 @@ class Settings(BaseSettings):
     def uploads(self) -> Path:
         """The folder with one folder an upload."""
         return self.data / "uploads"
+
+    @property
+    def pictures(self) -> Path:
+        """The folder with one folder a picture that a person dropped on the page, until its study is there."""
+        return self.uploads / "pictures"
 
     @property
     def studies(self) -> Path:

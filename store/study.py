@@ -326,10 +326,12 @@ class StudyEntry:
 def list_studies(studies: Path, load: Callable[[Path], Manifest] = Manifest.load) -> list[StudyEntry]:
     """Every study in the folder `studies`, published or not, by name. A folder that is not there has none.
 
+    No link is followed: what the page shows lies below the data folder.
+
     Args:
         load: As of `open_published`.
     """
-    folders = sorted(path for path in studies.glob("*") if path.is_dir())
+    folders = sorted(path for path in studies.glob("*") if path.is_dir() and not path.is_symlink())
     return [entry for entry in (_entry(folder, load) for folder in folders) if entry is not None]
 
 

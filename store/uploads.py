@@ -110,6 +110,8 @@ def find(uploads: Path, upload_id: str) -> Upload | None:
     if UPLOAD_ID.fullmatch(upload_id) is None:
         return None
     folder = uploads / upload_id
+    if folder.is_symlink():
+        return None
     try:
         said = json.loads((folder / "upload.json").read_bytes())
         contents = _json(folder / "contents.json")

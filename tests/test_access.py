@@ -45,6 +45,7 @@ MEMBERS = {
     *("/_dash-component-suites/<string:package_name>/<path:fingerprinted_path>", CALLBACKS, "sign_out"),
     *("image", "thumbnail", "attention", "caption", "density_of_map", "jobs_json", "leave", "about"),
     *("list_uploads", "begin_upload", "show_upload", "receive_upload", "remove_upload", "list_refused"),
+    *("begin_picture", "receive_picture", "follow_picture", "remove_picture"),
 }
 SOMEWHERE = {"int": "0", "string": "x", "path": "x", "default": "x"}  # a value for each kind of part of an address
 
@@ -186,7 +187,7 @@ class Nobody:
                     value = signed(server, **good).split(".")[0]
                 case "changed":
                     value = signed(server, **good)
-                    value = f"{value[:-1]}{'A' if value[-1] != 'A' else 'B'}"
+                    value = f"{'A' if value[0] != 'A' else 'B'}{value[1:]}"  # the last bits of the end mean nothing
                 case "without a stamp":
                     value = signed(server, name="gone", stamp="")
                 case "nobody's name":

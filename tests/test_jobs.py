@@ -75,4 +75,5 @@ def test_studies_wait_in_another_queue_than_what_a_person_waits_for():
         "price": jobs.INTERACTIVE,
         "prune": jobs.INTERACTIVE,
         "upload": jobs.BULK,
+        "image": jobs.INTERACTIVE,
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from celery.backends.base import DisabledBackend
 
 from store.settings import Settings
 from store.work import JobNotFoundError, StudyAskedError
@@ -148,6 +149,17 @@ def test_neither_a_password_nor_anything_of_the_environment_gets_between(
     desk = Desk(Settings(data=tmp_path, broker="redis://:a%20secret@127.0.0.1:1/0"))
     assert desk.submit(toy("a"), "ann").unheard == UNHEARD
     assert "127.0.0.1:1" in caplog.text and "secret" not in caplog.text and "another" not in caplog.text
+
+
+def test_a_result_that_somebody_put_into_the_queue_is_read_by_nobody(q: SimpleNamespace) -> None:
+    job = q.desk.submit(toy("a"), "ann").job
+    (bell,) = bells(q)
+    forged = {"exc_type": "system", "exc_module": "os", "exc_message": ["touch harm"]}  # CVE-2021-23727
+    for key in (job.id, bell["headers"]["id"]):  # type: ignore[index]
+        told = {"status": "FAILURE", "result": forged, "task_id": key, "traceback": None, "children": []}
+        q.server.client().set(f"celery-task-meta-{key}", json.dumps(told))
+    assert isinstance(queue.celery_app(q.settings).backend, DisabledBackend)
+    assert (q.desk.ledger.job(job.id).state, q.desk.ledger.job(job.id).cause) == ("queued", None)
 
 
 def test_asking_and_waiting_for_work_load_neither_torch_nor_dash() -> None:

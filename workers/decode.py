@@ -178,6 +178,16 @@ def scan(
     return [found[at] for at in range(len(entries))]
 
 
+def decode_apart(entry: Entry) -> tuple[Kept, Image.Image] | Quarantined:
+    """One file of a stranger and its picture, read and decoded in a process of its own, under its limits."""
+    with _pool(1) as pool:
+        _prove_start(pool)
+        try:
+            return pool.submit(_picture_limited, entry).result()
+        except BrokenProcessPool:
+            return Quarantined(entry.id, "the decoder crashed")
+
+
 def load(scanned: Kept) -> Image.Image:
     """The picture that was scanned.
 
@@ -375,6 +385,12 @@ def _examine_limited(entry: Entry) -> Examined:
     """`_examine` in a process of its own, which the system ends when the file takes more than MOST_SECONDS."""
     _limit_seconds()
     return _examine(entry)
+
+
+def _picture_limited(entry: Entry) -> tuple[Kept, Image.Image] | Quarantined:
+    """As `_examine_limited`, with the picture."""
+    scanned, _ = _examine_limited(entry)
+    return scanned if isinstance(scanned, Quarantined) else (scanned, load(scanned))
 
 
 def _limit_seconds() -> None:

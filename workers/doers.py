@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 Doer = Callable[[Lease, "Work"], None]
 
 # The modules whose `do` does the units of a kind.
-DOERS = {"study": "workers.study_units", "price": "workers.price", "prune": "workers.prune", "upload": "workers.upload"}
+DOERS = {
+    "study": "workers.study_units",
+    "price": "workers.price",
+    "prune": "workers.prune",
+    "upload": "workers.upload",
+    "image": "workers.image",
+}
 
 # What processes are niced to. Studies give way to what a person waits for, and that to the page, which is drawn at the
 # same time and, on the machine of one person, by the same CPU.

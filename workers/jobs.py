@@ -139,7 +139,29 @@ class UploadRequest:
         return f"upload of {self.name}"
 
 
-Request = StudyRequest | PriceRequest | PruneRequest | UploadRequest
+@dataclass(frozen=True)
+class ImageRequest:
+    """A picture that a person dropped on the page, computed as the images of a study were.
+
+    Attributes:
+        study: Name of that study.
+        content: Content hash of its manifest.
+        upload: Id of the picture's folder.
+        name: What the picture's file is called.
+    """
+
+    study: str
+    content: str
+    upload: str
+    name: str
+
+    @property
+    def title(self) -> str:
+        """What people call the job."""
+        return f"{self.name} in {self.study}"
+
+
+Request = StudyRequest | PriceRequest | PruneRequest | UploadRequest | ImageRequest
 
 # Kind of a job: its request, its queue, and whether what it found once answers the same request for good.
 _KINDS: dict[str, tuple[type[Any], str, bool]] = {
@@ -147,10 +169,11 @@ _KINDS: dict[str, tuple[type[Any], str, bool]] = {
     "price": (PriceRequest, INTERACTIVE, False),
     "prune": (PruneRequest, INTERACTIVE, True),
     "upload": (UploadRequest, BULK, False),
+    "image": (ImageRequest, INTERACTIVE, False),
 }
 KINDS = tuple(_KINDS)
 # The unit that a job begins with, of kinds that begin with one.
-_FIRST = {"study": "plan", "price": "price", "upload": "unpack"}
+_FIRST = {"study": "plan", "price": "price", "upload": "unpack", "image": "picture"}
 
 
 def kind_of(request: Request) -> str:

@@ -25,7 +25,7 @@ from store.errors import StoreError
 from store.settings import Settings
 from store.study import Study, open_published
 from store.work import Lease
-from workers.jobs import PRUNE_IMAGES, PruneRequest, from_json
+from workers.jobs import PRUNE_IMAGES, ImageRequest, PruneRequest, from_json
 from workers.kept import Kept, device
 from workers.runner import MistakeError, Work
 from workers.study_model import StudyModelError, kept_model_of
@@ -86,7 +86,7 @@ def effects(
         StoreError: It is damaged.
     """
     began = time.perf_counter()
-    study = _published(request, settings)
+    study = published(request, settings)
     indices = _indices(study, images)
     _refuse_heads(study, request.heads)
     found = _Found(study, indices, request)
@@ -272,7 +272,7 @@ def _base(vit: ViT, study: Study, indices: list[int]) -> Base:
     new = [index for index in indices if index not in known]
     if new:
         made = base_pass(vit, torch.from_numpy(study.read("pixels", new)))
-        _prove(study, new, made.logits)
+        prove(study, new, made.logits)
         for at, index in enumerate(new):
             # Of its own memory, and without the contexts, which pruning makes anew for its heads.
             resid, z = ([each[at : at + 1].clone() for each in layers] for layers in (made.resid, made.z))
@@ -288,7 +288,7 @@ def _base(vit: ViT, study: Study, indices: list[int]) -> Base:
     return Base(resid, [], z, torch.cat([base.logits for base in bases]))
 
 
-def _prove(study: Study, indices: list[int], logits: torch.Tensor) -> None:
+def prove(study: Study, indices: list[int], logits: torch.Tensor) -> None:
     """Refuse a model that no longer says what the study says of these images, equal weights or not.
 
     Raises:
@@ -312,8 +312,12 @@ def _packages(packages: dict[str, str]) -> str:
     return ", ".join(f"{name} {packages[name]}" for name in ("torch", "timm") if name in packages)
 
 
-def _published(request: PruneRequest, settings: Settings) -> Study:
-    """The study, with the content that the request is about."""
+def published(request: PruneRequest | ImageRequest, settings: Settings) -> Study:
+    """The study, with the content that the request is about.
+
+    Raises:
+        MistakeError: It is gone, or was computed anew.
+    """
     folder = paths.study_path(settings.studies, request.study)
     try:
         stamp = paths.manifest_path(folder).stat()

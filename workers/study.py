@@ -399,11 +399,11 @@ def _unit(
     )
     size = thumbnail_size(prepared.vit)
     arrays |= {"pixels": pixels, "thumbnail": np.stack([thumbnail(p, size) for p in pixels])}
-    facts = {"images": len(images), "nonfinite": _where_nonfinite(arrays, images), "began": at}
+    facts = {"images": len(images), "nonfinite": where_nonfinite(arrays, images), "began": at}
     attempt.write_unit(unit, arrays, facts | _took(prepared, began), hold)
 
 
-def _where_nonfinite(arrays: dict[str, np.ndarray], images: range) -> dict[str, list[int]]:
+def where_nonfinite(arrays: dict[str, np.ndarray], images: range) -> dict[str, list[int]]:
     """Images with a NaN or Inf, by array."""
     found = {}
     for name, array in arrays.items():

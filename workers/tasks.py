@@ -28,6 +28,7 @@ from celery.signals import task_failure, worker_process_init, worker_shutting_do
 from celery.worker import WorkController, state
 from celery.worker.strategy import default
 
+from store import pictures
 from store.ledger import Ledger
 from store.settings import Settings
 from workers import doers
@@ -39,6 +40,8 @@ from workers.runner import HandBackError, Work, run_unit
 LOOK_SECONDS = 5.0
 HERE_SECONDS = 5.0
 STOP_SECONDS = 0.5
+# Between two looks at private studies whose time is over.
+TIDY_SECONDS = 60.0
 # A main process hears of its child's death by itself, with the cause; after so many seconds others tell the ledger.
 ORPHAN_SECONDS = 15.0
 # A bell that waits so long for an idle worker is not heard. After an outage Celery may wait 30 s before it connects.
@@ -94,7 +97,9 @@ def run_worker(settings: Settings, queue: str, name: str) -> int:
 
     task_failure.connect(hear_of_death)
     worker_shutting_down.connect(hand_back)
+    tidy = partial(pictures.sweep, settings, ledger)
     threading.Thread(target=_every, args=(LOOK_SECONDS, watch.look), name="watch", daemon=True).start()
+    threading.Thread(target=_every, args=(TIDY_SECONDS, tidy), name="tidy", daemon=True).start()
     worker.start()
     return int(worker.exitcode or 0)
 

@@ -10,7 +10,7 @@ window.dash_clientside = window.dash_clientside || {};
         const doubts = row.doubts.map(([label, said]) => make("span", {class: "chip loud", title: said}, label));
         const pictures = row.pictures.map(src => make("img", {loading: "lazy", alt: "", src}));
         return [
-            make("th", {scope: "row"}, make("a", {class: "name", href: row.href}, row.name), make("small", {}, row.model, ...doubts)),
+            make("th", {scope: "row"}, make("a", {class: "name", href: row.href}, row.label), make("small", {}, row.model, ...doubts, ...some(row.private, "span", {class: "chip"}))),
             make("td", {}, make("div", {class: "pictures"}, ...pictures)),
             make("td", {class: "number"}, row.images, ...some(row.unreadable, "small")),
             make("td", {class: "number"}, row.heads),

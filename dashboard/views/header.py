@@ -16,7 +16,9 @@ from dashboard.drawing import Drawing
 from dashboard.image_sets import Classes, Condition, Entropy, Ids, Lasso, Prediction, Probability, conditions_of
 from dashboard.selection import TABS, Selection, head_label
 from dashboard.views import choice
-from dashboard.words import METRICS, count, number, percent, short_name
+from dashboard.words import METRICS, count, day_and_time, number, percent, short_name
+from store import pictures
+from store.manifest import Manifest
 from store.study import StudyEntry
 
 STUDY = "study"
@@ -136,7 +138,7 @@ def filters() -> html.Details:
 
 def draw(facts: StudyFacts, chosen: Selection) -> tuple[Any, ...]:
     """The study in one line, its caveats, and the classes that its images are of."""
-    found = caveats(facts.study.attrs, facts.image_ids)
+    found = [*_private(facts.study.manifest), *caveats(facts.study.attrs, facts.image_ids)]
     return [part for caveat in found for part in _chip(caveat)], classes_present(facts), study_line(facts)
 
 
@@ -244,8 +246,18 @@ def options(entries: Iterable[StudyEntry]) -> list[dict[str, Any]]:
             why = " (damaged)"
         elif entry.manifest is None:
             why = f" ({entry.units_done} of {entry.units_total} units)"
-        picks.append({"label": entry.name + why, "value": entry.name, "disabled": bool(why)})
+        label = study_label(entry.name, entry.manifest)
+        picks.append({"label": label + why, "value": entry.name, "disabled": bool(why)})
     return picks
+
+
+def study_label(name: str, manifest: Manifest | None) -> str:
+    """What people call a study; of a private one its name says nothing."""
+    said = None if manifest is None else pictures.private(manifest)
+    if said is None:
+        return name
+    whose = "your" if said.owner == access.current().name else f"{said.owner}’s"
+    return f"{said.of} + {whose} picture {said.image}"
 
 
 def study_line(facts: StudyFacts) -> str:
@@ -284,6 +296,18 @@ def caveats(attrs: dict[str, Any], image_ids: list[str]) -> list[Caveat]:
     """All caveats of a study, from its root attributes, the loud ones first."""
     found = [_random(attrs), _near_chance(attrs), _quarantined(attrs), _nonfinite(attrs, image_ids)]
     return [caveat for caveat in (*found, _left_out(attrs)) if caveat is not None]
+
+
+def _private(manifest: Manifest) -> list[Caveat]:
+    said = pictures.private(manifest)
+    if said is None:
+        return []
+    about = (
+        f"This is study {said.of} and one picture more, {said.image}: only {said.owner} and admins see it.",
+        "What is said of all images, as the accuracy, the t-SNE maps and how far attention follows the content, is "
+        f"said of {said.of}; the picture was placed in its maps, which stayed as they were.",
+    )
+    return [Caveat("private", f"private, until {day_and_time(said.until)}", about)]
 
 
 def _random(attrs: dict[str, Any]) -> Caveat | None:

@@ -2,6 +2,7 @@
 
 import base64
 import math
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,8 @@ def figure(facts: StudyFacts, chosen: Selection) -> go.Figure:
     probability, names = read(facts.study, "probability", index), facts.study.class_names
     best = (-probability).argsort(kind="stable")[:FEW][::-1]
     label = int(predictions(facts.study).label[index])
-    said = [f"<b>{short_name(names[at])}</b>" if at == label else short_name(names[at]) for at in best]
+    words = [escape(short_name(names[at])) for at in best]  # Plotly takes some of what is in a text for HTML
+    said = [f"<b>{word}</b>" if at == label else word for at, word in zip(best, words, strict=True)]
     bars = go.Bar(
         x=probability[best],
         y=list(range(len(said))),

@@ -43,6 +43,7 @@ LEGEND = f"{NAME}-legend"
 TOOLTIP = f"{NAME}-tooltip"
 MARKS = f"{NAME}-marks"  # dcc.Store: what the browser lays over the points, or colours them with
 LASSO = f"{NAME}-lasso"
+PICTURE = f"{NAME}-picture"  # picture.js sends what is picked
 COLOUR = "colour"
 
 COLOUR_LABELS = {
@@ -71,6 +72,12 @@ def layout() -> html.Section:
         title="Draw around images to make them the set. At any time: Shift and drag",
         **{"aria-pressed": "false"},
     )
+    picture = html.Button(
+        "+ picture",
+        id=PICTURE,
+        className="option",
+        title="See what the heads do on a picture of your own. You can also drop it anywhere on this page",
+    )
     body = [
         graphs.graph(GRAPH, zoom=True),
         dcc.Tooltip(id=TOOLTIP, direction="right", className="thumbnail-tooltip"),
@@ -78,7 +85,7 @@ def layout() -> html.Section:
         html.Div(id=LEGEND, className="legend"),
         dcc.Store(id=MARKS),
     ]
-    return panel(NAME, "Image overview", READING, body, lasso)
+    return panel(NAME, "Image overview", READING, body, [lasso, picture])
 
 
 def register(app: Dash, shelf: Shelf) -> None:

@@ -24,7 +24,7 @@ from dashboard.words import ago, count, duration, megabytes, number
 from store.paths import manifest_path
 from store.settings import Settings
 from store.work import ENDED, Job, JobNotFoundError, WorkerSeen
-from workers.jobs import KINDS, QUEUES, PriceRequest, PruneRequest, StudyRequest, UploadRequest, from_json
+from workers.jobs import KINDS, QUEUES, ImageRequest, PriceRequest, PruneRequest, StudyRequest, UploadRequest, from_json
 from workers.queue import Desk
 
 PAGE = "jobs"
@@ -43,7 +43,7 @@ SAID = "jobs-said"  # what became of that
 # What can be shown, and the kinds of jobs that it has. Prices are asked for by the page itself: only "all" has them.
 SHOWN_KINDS = {"study": ("study",), "prune": ("prune",), "all": KINDS}
 SHOWN_LABELS = {"study": "Studies", "prune": "Prunings", "all": "All"}
-KIND_LABELS = {"study": "study", "price": "price", "prune": "pruning", "upload": "upload"}
+KIND_LABELS = {"study": "study", "price": "price", "prune": "pruning", "upload": "upload", "image": "picture"}
 MARKS = {"queued": "○", "running": "◐", "done": "✓", "failed": "✕", "cancelled": "⊘"}
 NO_JOB = {"study": "No study has been asked for yet.", "prune": "No pruning has been asked for yet."}
 
@@ -350,6 +350,8 @@ def asked_for(job: Job, settings: Settings) -> list[tuple[str, str]]:
         return [*found, ("Sets of regions", f"{len(asked.regions)}")]
     if isinstance(asked, UploadRequest):
         return [("Archive", asked.name)]
+    if isinstance(asked, ImageRequest):
+        return [("Study", asked.study), ("Picture", asked.name)]
     return _of_study(asked.of if isinstance(asked, PriceRequest) else asked, settings)
 
 

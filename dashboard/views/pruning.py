@@ -99,7 +99,7 @@ def register(app: Dash, shelf: Shelf, desk: Desk) -> None:
             known = facts_of(shelf, chosen)
             face = Face.of(known, chosen, desk, state, pressed=ctx.triggered_id == RUN)
         except StoreError as error:
-            face = Face(said=f"{label(chosen)} not pruned.", top=problem(str(error)))
+            face = Face(said="Nothing is pruned.", top=problem(str(error)))  # its heads may be none of the study
         return face.found, face.state, face.top, face.run, not face.run
 
 

@@ -19,7 +19,8 @@ from dashboard.data import Shelf
 from dashboard.drawing import problem
 from dashboard.routes import HASH_DIGITS
 from dashboard.views import header, jobs
-from dashboard.words import ago, percent
+from dashboard.words import ago, day_and_time, percent
+from store import pictures
 from store.database import LedgerUnavailableError
 from store.errors import DamagedError, NewerSchemaError, StoreError
 from store.manifest import Manifest
@@ -111,6 +112,8 @@ class Told:
         unreadable: Pictures that are in no number.
         top1: Accuracy; None without labels or without a classifier.
         published: Seconds since 1970.
+        label: What it is called.
+        private: Until when it is one person's alone; empty if it is everybody's.
         pictures: Where its pictures are, as routes.pictures_url.
         doubts: What makes the whole study doubtful, and what that means.
     """
@@ -121,6 +124,8 @@ class Told:
     unreadable: int
     top1: float | None
     published: float
+    label: str
+    private: str
     pictures: str
     doubts: tuple[tuple[str, str], ...]
 
@@ -202,6 +207,8 @@ def told(entry: StudyEntry) -> Told:
         len(attrs["images"]["quarantined"]),
         accuracy["top1"] if accuracy else None,
         _published(entry, manifest),
+        header.study_label(entry.name, manifest),
+        _private(manifest),
         f"/studies/{entry.name}/{manifest.content[:HASH_DIGITS]}",
         tuple((caveat.label, " ".join(caveat.said)) for caveat in caveats if caveat.loud),
     )
@@ -213,6 +220,11 @@ def _published(entry: StudyEntry, manifest: Manifest) -> float:
         return datetime.fromisoformat(str(manifest.run.get("finished"))).timestamp()
     except ValueError:
         return manifest_path(entry.path).stat().st_mtime
+
+
+def _private(manifest: Manifest) -> str:
+    said = pictures.private(manifest)
+    return "" if said is None else f"private, until {day_and_time(said.until)}"
 
 
 def newest_first(found: Iterable[Listed]) -> list[Listed]:
@@ -239,10 +251,11 @@ def row(each: Listed, now: float) -> dict[str, Any]:
     told = {"name": each.name, "state": each.state, "job": f"/jobs?job={quote(each.job)}" if each.job else ""}
     if each.told is None:
         return told | {"words": WORDS[each.state], "said": each.said, "share": each.share}
-    known, at = each.told, datetime.fromtimestamp(each.told.published).astimezone()
-    day = f"{at.day} {at:%b %Y}"
+    known, at = each.told, day_and_time(each.told.published)
     return told | {
         "href": f"/?study={quote(each.name)}",
+        "label": known.label,
+        "private": known.private,
         "model": known.model,
         "doubts": known.doubts,
         "pictures": [f"{known.pictures}/thumbnail/{index}.webp" for index in shown_images(known.images)],
@@ -250,6 +263,6 @@ def row(each: Listed, now: float) -> dict[str, Any]:
         "unreadable": f"{known.unreadable:,} unreadable" if known.unreadable else "",
         "heads": known.heads,
         "top1": "–" if known.top1 is None else percent(known.top1),
-        "published": ago(now - known.published) if now - known.published < LONG_AGO else day,
-        "at": f"{day}, {at:%H:%M}",
+        "published": ago(now - known.published) if now - known.published < LONG_AGO else at.partition(",")[0],
+        "at": at,
     }
