@@ -12,6 +12,7 @@ from benchmarks.bars import bars_table
 from benchmarks.computing import capture_table, chunk_table, importance_table, memory_table, modes_table
 from benchmarks.density import density_table
 from benchmarks.layouts import layout_table, placing_table, points_table
+from benchmarks.load import load_table
 from benchmarks.made_study import made_table
 from benchmarks.maps import maps_table
 from benchmarks.measuring import described
@@ -43,8 +44,9 @@ BENCHMARKS = {
     "workspace": lambda rounds: workspace_table(rounds, "", DEMO),
     "selecting": lambda rounds: selecting_table(rounds, Path("data"), [DEMO]),
     "made": lambda rounds: made_table(250, Path("data"), "made-250"),
+    "load": lambda rounds: load_table("", DEMO, Path("data"), 30, 120),
 }
-WHEN_NAMED = ("selecting", "made")  # they need a data folder
+WHEN_NAMED = ("selecting", "made", "load")  # they need a data folder
 ON_A_SERVER = ("bars", "workspace")
 
 
@@ -56,20 +58,23 @@ def main(
     out: Annotated[Path | None, typer.Option(help="File for the tables too.", show_default=False)] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Of prune, selecting and made: a data folder.", show_default="one of its own; data"),
+        typer.Option(help="Of prune, selecting, made and load: a data folder.", show_default="one of its own; data"),
     ] = None,
     study: Annotated[
         str,
         typer.Option(
-            help="Of prune: a study in it; of selecting: several, with commas; of bars and workspace: one on the page."
+            help="Of prune: a study in it; of selecting: several, with commas; of bars, workspace and load: one on the "
+            "page."
         ),
     ] = DEMO,
     url: Annotated[
-        str, typer.Option(help="Of bars and workspace: the page, from `headscope serve`.", show_default=False)
+        str, typer.Option(help="Of bars, workspace and load: the page, from `headscope serve`.", show_default=False)
     ] = "",
     beside: Annotated[bool, typer.Option("--beside", help="Of prune: beside a running study too.")] = False,
     images: Annotated[int, typer.Option(help="Of made: images of the study.", min=1)] = 250,
     name: Annotated[str, typer.Option(help="Of made: name of the study.", show_default="made-IMAGES")] = "",
+    users: Annotated[int, typer.Option(help="Of load: how many click.", min=1)] = 30,
+    seconds: Annotated[float, typer.Option(help="Of load: for how long.", min=5)] = 120,
 ) -> None:
     """Measure Headscope against the plain ways of doing the same, side by side in one process."""
     names = names or [each for each in BENCHMARKS if each not in WHEN_NAMED and (each not in ON_A_SERVER or url)]
@@ -84,6 +89,7 @@ def main(
         "workspace": lambda rounds: workspace_table(rounds, url, study),
         "selecting": lambda rounds: selecting_table(rounds, data or Path("data"), study.split(",")),
         "made": lambda rounds: made_table(images, data or Path("data"), name or f"made-{images}"),
+        "load": lambda rounds: load_table(url, study, data or Path("data"), users, seconds),
     }
     facts: list[str] = []
     texts: list[str] = []

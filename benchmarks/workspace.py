@@ -12,7 +12,9 @@ from urllib.parse import urlencode
 from benchmarks.bars import FLAGS, PATIENCE, SCREEN
 from benchmarks.measuring import Table, Timed
 
-PAUSE = 500  # ms between two gestures: nothing of the one before is under way
+PAUSE = 500  # ms between two gestures, once nothing of the one before is under way
+# That the bars of pruning are there too, which a worker computes once all else is drawn.
+PRUNED = "() => !document.querySelector('.pruning [data-dash-is-loading], .panel.working')"
 MOST_OPENED = 5
 
 # By view, what of it tells that it was drawn anew: text, paths, what is laid over a graph, and what the canvases show.
@@ -157,7 +159,7 @@ def workspace_table(rounds: int, url: str, study: str) -> Table:
     address = f"{url.rstrip('/')}/?{urlencode({'study': study, 'layer': 0, 'head': 0})}"
     images, heads, tokens = Gestures(), Gestures(), Gestures()
     first, again = Timed([], []), Timed([], [])
-    with _browser() as browser:
+    with browsing() as browser:
         for _ in range(min(rounds, MOST_OPENED)):
             page = browser.new_context(viewport=SCREEN).new_page()
             page.add_init_script(VIEWS)
@@ -175,10 +177,10 @@ def workspace_table(rounds: int, url: str, study: str) -> Table:
         page.evaluate(OPENED, PATIENCE)
         for gestures, key, names in ((images, "]", OF_IMAGE), (heads, "ArrowRight", OF_HEAD)):
             for _ in range(rounds):
-                page.wait_for_timeout(PAUSE)
+                _rest(page)
                 gestures.add(page.evaluate(KEY, [key, names, PATIENCE]))
         for number in range(rounds):
-            page.wait_for_timeout(PAUSE)
+            _rest(page)
             tokens.add(page.evaluate(HOVER, [(0.2 + 0.37 * number) % 0.9 + 0.05, PATIENCE]))
     table = Table(
         f"The workspace, study {study}",
@@ -204,8 +206,16 @@ def workspace_table(rounds: int, url: str, study: str) -> Table:
     return table
 
 
+def _rest(page: Any) -> None:
+    """Wait until neither the page nor a worker is at anything."""
+    page.wait_for_timeout(PAUSE)
+    page.wait_for_function(PRUNED, timeout=PATIENCE)
+    page.wait_for_timeout(PAUSE)
+
+
 @contextmanager
-def _browser() -> Iterator[Any]:
+def browsing() -> Iterator[Any]:
+    """Chromium, as a person's browser would be, but without a GPU."""
     from playwright.sync_api import sync_playwright
 
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
