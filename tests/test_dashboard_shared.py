@@ -72,7 +72,9 @@ def test_a_long_list_is_cut_and_says_so():
 
 def test_a_study_that_cannot_be_opened_cannot_be_picked():
     entries = [
-        SimpleNamespace(name="a", problem=None, manifest=object(), units_done=0, units_total=0),
+        SimpleNamespace(
+            name="a", problem=None, manifest=SimpleNamespace(study="a", run={}), units_done=0, units_total=0
+        ),
         SimpleNamespace(name="b", problem=None, manifest=None, units_done=3, units_total=12),
         SimpleNamespace(name="c", problem="cut short", manifest=None, units_done=0, units_total=0),
     ]

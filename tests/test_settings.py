@@ -52,8 +52,9 @@ def test_a_setting_out_of_its_range_is_refused_by_name(monkeypatch, name, value)
         Settings()
 
 
-def test_the_broker_and_the_ledger_are_in_the_data_folder_whatever_its_name_is(tmp_path):
+def test_the_broker_and_the_ledger_are_in_the_data_folder_whatever_its_name_is(tmp_path, monkeypatch):
     settings = Settings(data=tmp_path / "100% a?b#c é")
+    monkeypatch.setattr("store.settings._LONGEST_SOCKET", 1_000)  # the folder of a test may be deep
     assert settings.broker_socket == settings.data / "broker" / "broker.sock"
     assert unquote(urlsplit(settings.broker_url).path) == str(settings.broker_socket)
     assert make_url(settings.ledger_url).database == str(settings.data / "headscope.db")
