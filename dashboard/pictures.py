@@ -66,9 +66,7 @@ def begin(settings: Settings, given: Any) -> Upload:
     Args:
         given: From the browser: the `name` of the file, and how many `bytes` it has.
     """
-    name, size = (given.get("name"), given.get("bytes")) if isinstance(given, dict) else (None, None)
-    if not isinstance(name, str) or isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        abort(400, 'say what comes, as {"name": "bird.jpg", "bytes": 1234}')
+    name, size = uploads.announced(given, "bird.jpg")
     if size > MOST_BYTES:
         abort(413, f"this picture has {size / 1e6:,.0f} MB, and {MOST_BYTES / 1e6:,.0f} MB are allowed")
     owner = access.current().name

@@ -87,15 +87,26 @@ def visible(found: list[Upload]) -> list[Upload]:
     return [upload for upload in found if upload.owner == user.name or user.may("admin")]
 
 
+def announced(given: Any, example: str) -> tuple[str, int]:
+    """Name and bytes of the file that a browser is about to send, or an answer that says how they are to be told.
+
+    Args:
+        given: From the browser.
+        example: A name as such a file may have it.
+    """
+    name, size = (given.get("name"), given.get("bytes")) if isinstance(given, dict) else (None, None)
+    if not isinstance(name, str) or isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        abort(400, f'say what comes, as {{"name": "{example}", "bytes": 1234}}')
+    return name, size
+
+
 def begin(settings: Settings, given: Any) -> Upload:
     """A new upload of whoever asks, or an answer that says which limit stands against it.
 
     Args:
         given: From the browser: the `name` of the archive, and how many `bytes` it has.
     """
-    name, size = (given.get("name"), given.get("bytes")) if isinstance(given, dict) else (None, None)
-    if not isinstance(name, str) or isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        abort(400, 'say what comes, as {"name": "birds.zip", "bytes": 1234}')
+    name, size = announced(given, "birds.zip")
     if size > settings.upload_limit_mb * 1_000_000:
         most = settings.upload_limit_mb
         abort(413, f"this archive has {size / 1e6:,.0f} MB, and {most:,} MB are allowed; send it in several parts")

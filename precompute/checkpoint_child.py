@@ -402,7 +402,7 @@ def _of_archive(file: BinaryIO, size: int) -> dict[str, Found]:
     file.seek(0)
     try:
         archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:  # the latter: a version zipfile does not read
         raise RefusedError(f"is damaged or cut short after {size} bytes ({_short(error)})", COPY) from error
     entries = {entry.filename: entry for entry in archive.infolist()}
     if len(entries) < len(archive.infolist()):
@@ -496,7 +496,7 @@ def _of_storage(name: str, said: _Strided, size: int, bytes_of: Callable[[str], 
 def _entry(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], name: str) -> bytes:
     try:
         return archive.read(entries[name])
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:  # the second: a method zipfile does not read
         raise RefusedError(f"is damaged at {name[:80]!r} ({_short(error)})", COPY) from error
 
 

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from argon2 import PasswordHasher
 
-from tests.databases import postgres_server, postgresql
+from store import accounts
+from tests.databases import ledger_url, new_ledger, postgres_server, postgresql
 from tests.studies import write_tiny_study
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-__all__ = ["no_flush", "postgres_server", "postgresql", "tiny_study_path"]
+__all__ = ["ledger_url", "new_ledger", "no_flush", "postgres_server", "postgresql", "tiny_study_path"]
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +28,28 @@ def tiny_study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares the disk where a test is about names and bytes: no test can see what a flush changes."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture(scope="module")
+def cheap_passwords() -> Iterator[None]:
+    """Few tests are about what a hash costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+        patch.setattr(accounts, "_HASHER", cheap)
+        patch.setattr(accounts, "_NOBODYS", cheap.hash("nobody's"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def nobody_works() -> Iterator[None]:
+    """Jobs stay as they were asked for: no bell rings, and the page does not wait for an answer."""
+    from dashboard.views import pruning  # the page takes a second to import
+    from workers.queue import Desk
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Desk, "ring", lambda *given: None)
+        patch.setattr(pruning, "PATIENCE", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
-"""A PostgreSQL of the tests' own: started from the system's programs, in a folder that goes away with it."""
+"""New ledgers for tests, in SQLite and in PostgreSQL, which is the tests' own: started from the system's programs, in a
+folder that goes away with it.
+"""
 
 import ctypes
 import os
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from store.ledger import Ledger
 
 
 def _program(name: str) -> str:
@@ -78,3 +82,19 @@ def postgresql(postgres_server: str) -> Iterator[str]:
                       "AND pid <> pg_backend_pid()")  # fmt: skip
         admin.execute("DROP SCHEMA public CASCADE")
         admin.execute("CREATE SCHEMA public")
+
+
+@pytest.fixture(scope="session")
+def new_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new ledger's file, which tests copy rather than make."""
+    made = tmp_path_factory.mktemp("ledger") / "new.db"
+    Ledger(f"sqlite:///{made}")._database._engine.dispose()
+    return made
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path, new_ledger: Path) -> str:
+    """URL of a new ledger, in each kind of database."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql"))
+    return f"sqlite:///{shutil.copy(new_ledger, tmp_path)}"

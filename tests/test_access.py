@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import itsdangerous
 import pytest
-from argon2 import PasswordHasher
 from dash import Dash
 from flask import Flask
 from werkzeug.exceptions import HTTPException
@@ -21,8 +20,8 @@ from dashboard import access, sign_in
 from dashboard.app import create_app
 from dashboard.data import Shelf, facts
 from dashboard.selection import default
+from dashboard.views import image_overview, new_study, pruning
 from dashboard.views import jobs as jobs_page
-from dashboard.views import new_study, pruning
 from store import accounts as accounts_module
 from store.accounts import MOST_FAILURES, Accounts
 from store.database import LedgerUnavailableError
@@ -31,6 +30,7 @@ from tests.fake_desk import FakeDesk, a_job
 from tests.studies import write_tiny_study
 from workers.queue import Desk
 
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 SECRET = "8f3a61c0d92be47715f08c6a2d94e3b1"
 PASSWORD = "correct horse battery"
 ROLES = {"vic": "viewer", "ann": "analyst", "bob": "analyst", "root": "admin"}
@@ -50,17 +50,8 @@ MEMBERS = {
 SOMEWHERE = {"int": "0", "string": "x", "path": "x", "default": "x"}  # a value for each kind of part of an address
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cheap_passwords() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-        patch.setattr(accounts_module, "_HASHER", cheap)
-        patch.setattr(accounts_module, "_NOBODYS", cheap.hash("nobody's"))
-        yield
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, _cheap_passwords: None) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, cheap_passwords: None) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_tiny_study(folder / "studies" / "tiny")
     accounts = Accounts(Settings(data=folder).ledger_url)
@@ -674,6 +665,29 @@ def test_a_study_is_asked_for_by_who_may_have_things_computed(
     assert desk.ledger.jobs() == [desk.ledger.job(price.id)]
     called(client_of(server, "ann"), submit, values, f"{new_study.FORM}.n_submit")
     assert [(job.kind, job.who) for job in desk.ledger.jobs()] == [("price", "ann"), ("study", "ann")]
+
+
+def parts(component: Any) -> Iterator[dict[str, Any]]:
+    """The props of all components of a layout, as the browser gets it."""
+    if isinstance(component, list):
+        for each in component:
+            yield from parts(each)
+    elif isinstance(component, dict):
+        yield component["props"]
+        yield from parts(component["props"].get("children"))
+
+
+def test_the_button_for_a_picture_says_to_viewers_whom_to_ask(server: Flask, open_server: Flask):
+    def button(client: Any) -> dict[str, Any]:
+        layout = client.get("/_dash-layout").json
+        return next(props for props in parts(layout) if props.get("id") == image_overview.PICTURE)
+
+    refused = f"{VIEWER}drop pictures takes the role analyst. Ask whoever runs this server for it."
+    assert button(client_of(server, "vic")).items() >= {"disabled": True, "title": refused}.items()
+    for client in (client_of(server, "ann"), client_of(server, "root"), open_server.test_client()):
+        props = button(client)
+        assert props["disabled"] is False
+        assert props["title"].startswith("See what the heads do on a picture of your own")
 
 
 def test_everything_that_a_desk_does_is_guarded_or_harmless():

@@ -1,10 +1,8 @@
 """Users, their passwords and their failed sign-ins, in SQLite and in PostgreSQL."""
 
-import shutil
 import statistics
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from argon2 import PasswordHasher
 from sqlalchemy import select, text, update
 
 from store import accounts as accounts_module
@@ -33,6 +30,7 @@ from store.ledger import Ledger
 from store.settings import Settings, is_loopback
 from store.work import Step
 
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
 ROOT = Path(__file__).parents[1]
 PASSWORD, OTHER = "correct horse battery", "staple of another kind"
 SECRET = "8f3a61c0d92be47715f08c6a2d94e3b1"
@@ -43,33 +41,9 @@ HERE = "192.0.2.7"
 COSTLY = accounts_module._HASHER, accounts_module._NOBODYS
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cheap_passwords() -> Iterator[None]:
-    """No test but the one of the effort is about what a hash costs."""
-    with pytest.MonkeyPatch.context() as patch:
-        cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-        patch.setattr(accounts_module, "_HASHER", cheap)
-        patch.setattr(accounts_module, "_NOBODYS", cheap.hash("nobody's"))
-        yield
-
-
-@pytest.fixture(scope="module")
-def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("ledger") / "empty.db"
-    Accounts(f"sqlite:///{made}")._database._engine.dispose()
-    return made
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, empty_ledger: Path) -> str:
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgresql")
-    return f"sqlite:///{shutil.copy(empty_ledger, tmp_path)}"
-
-
 @pytest.fixture
-def accounts(url: str) -> Accounts:
-    return Accounts(url)
+def accounts(ledger_url: str) -> Accounts:
+    return Accounts(ledger_url)
 
 
 def pass_time(accounts: Accounts, seconds: float) -> None:
@@ -244,8 +218,8 @@ def test_signing_in_is_no_failure_and_forgives_none(accounts):
         accounts.sign_in("ann", PASSWORD, HERE)
 
 
-def test_many_at_once_are_not_more_than_one_after_another(url):
-    accounts = [Accounts(url) for _ in range(4)]  # as in four processes
+def test_many_at_once_are_not_more_than_one_after_another(ledger_url):
+    accounts = [Accounts(ledger_url) for _ in range(4)]  # as in four processes
     accounts[0].add("ann", "viewer", PASSWORD)
     start = threading.Barrier(20)
 
@@ -280,9 +254,9 @@ def test_a_name_that_there_is_not_takes_as_long_as_a_wrong_password(accounts, mo
 # The table
 
 
-def test_a_ledger_of_version_1_gets_its_users_and_keeps_its_jobs(request, tmp_path, url):
-    kind = "postgresql" if url.startswith("postgresql") else "sqlite"
-    old = url if kind == "postgresql" else f"sqlite:///{tmp_path}/old.db"
+def test_a_ledger_of_version_1_gets_its_users_and_keeps_its_jobs(request, tmp_path, ledger_url):
+    kind = "postgresql" if ledger_url.startswith("postgresql") else "sqlite"
+    old = ledger_url if kind == "postgresql" else f"sqlite:///{tmp_path}/old.db"
     config = Config()
     config.set_main_option("script_location", str(ROOT / "store" / "migrations"))
     engine = sa.create_engine(old)

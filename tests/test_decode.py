@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from threadpoolctl import threadpool_info
 
 from workers import decode as decoding
 from workers.decode import (
@@ -566,6 +567,18 @@ def test_many_files_in_processes_give_what_few_give_in_one(tmp_path):
     together = scan(entries, journal, processes=2)
     assert together == scan(entries[:36]) + scan(entries[36:])
     assert together == scan(entries, journal, processes=2)
+
+
+def test_a_decoding_process_has_one_thread_for_numpy_and_this_one_keeps_its_own(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    with decoding._pool(1) as pool:
+        libraries = pool.submit(threadpool_info).result()
+        told = [pool.submit(os.getenv, name).result() for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")]
+    assert {each["num_threads"] for each in libraries} == {1}
+    assert told == ["1", "1"]
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
 
 
 def test_a_script_without_a_main_guard_is_told_so(tmp_path):

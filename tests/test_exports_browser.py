@@ -199,3 +199,23 @@ def test_the_python_lines_are_shown_and_copied(page: "playwright.Page"):
     assert page.evaluate("navigator.clipboard.readText()") == lines
     page.keyboard.press("Escape")
     playwright.expect(dialog).to_be_hidden()
+
+
+def test_escape_takes_back_lines_that_have_not_come_yet(page: "playwright.Page"):
+    dialog, before = page.locator("#python-lines"), page.evaluate("location.search")
+    lines = re.compile(r"/export/head-importance\.py")
+    page.route(lines, lambda route: None)  # a server that does not answer
+    page.click(DOTS)
+    with page.expect_request(lines):
+        page.click(f"{MENU} [data-as=py]")
+    with page.expect_event("requestfailed", timeout=5_000):
+        page.keyboard.press("Escape")
+    page.unroute(lines)
+    playwright.expect(page.locator("#export-toast")).to_be_empty()
+    playwright.expect(dialog).to_be_hidden()
+    assert page.evaluate("location.search") == before  # it was not the image that was let go
+    page.click(DOTS)
+    page.click(f"{MENU} [data-as=py]")
+    playwright.expect(dialog).to_be_visible()
+    page.keyboard.press("Escape")
+    playwright.expect(dialog).to_be_hidden()

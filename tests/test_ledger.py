@@ -1,10 +1,8 @@
 """What the ledger promises of jobs, units and leases, in SQLite and in PostgreSQL."""
 
-import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
@@ -27,24 +25,9 @@ IMAGES = [Step(1, number, f"images {16 * number} to {16 * number + 15}", 16) for
 GATHER = Step(2, 0, "gather")
 
 
-@pytest.fixture(scope="module")
-def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new ledger's file, which tests copy rather than make."""
-    made = tmp_path_factory.mktemp("ledger") / "empty.db"
-    Ledger(f"sqlite:///{made}")._database._engine.dispose()
-    return made
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, empty_ledger: Path) -> str:
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgresql")
-    return f"sqlite:///{shutil.copy(empty_ledger, tmp_path)}"
-
-
 @pytest.fixture
-def ledger(url: str) -> Ledger:
-    return Ledger(url)
+def ledger(ledger_url: str) -> Ledger:
+    return Ledger(ledger_url)
 
 
 def submit(ledger: Ledger, key: str = "key", who: str = "ann", *steps: Step, kind: str = "price", **other) -> Job:
@@ -124,7 +107,7 @@ def test_equal_requests_are_one_job_while_it_waits_or_runs(ledger):
     assert new and again.id != first.id
 
 
-def test_fifty_people_who_ask_the_same_at_once_get_one_job(ledger, url):
+def test_fifty_people_who_ask_the_same_at_once_get_one_job(ledger, ledger_url):
     start = threading.Barrier(50)
 
     def one(number: int) -> tuple[str, bool]:
@@ -457,13 +440,13 @@ def test_the_unit_of_a_process_that_died_is_known_by_its_bell(ledger, counts, ou
 # Cancelling
 
 
-def test_a_job_that_waits_is_cancelled_for_good(ledger, url):
+def test_a_job_that_waits_is_cancelled_for_good(ledger, ledger_url):
     job = submit(ledger, "key", "ann", kind="study")
     cancelled = ledger.cancel(job.id, "bob")
     assert (cancelled.state, cancelled.cause, cancelled.stage) == ("cancelled", "cancelled by bob", None)
     assert cancelled.finished and cancelled.place is None
     assert ledger.cancel(job.id, "carl") == cancelled
-    again = Ledger(url)
+    again = Ledger(ledger_url)
     assert again.job(job.id) == cancelled
     assert again.take("bulk", "worker", "bell") is None and again.ready("bulk") == 0
 
@@ -608,19 +591,19 @@ def test_workers_are_listed_while_they_say_they_are_there(ledger):
     assert [worker.name for worker in ledger.workers(within=90)] == ["a", "b"]
 
 
-def test_what_is_kept_is_kept_until_it_is_kept_anew(ledger, url):
+def test_what_is_kept_is_kept_until_it_is_kept_anew(ledger, ledger_url):
     assert ledger.kept("models") is None
     ledger.keep("models", ["a"])
     ledger.keep("models", ["a", "b"])
-    assert Ledger(url).kept("models") == ["a", "b"]
+    assert Ledger(ledger_url).kept("models") == ["a", "b"]
 
 
-def test_a_ledger_that_is_opened_again_knows_all_that_it_knew(ledger, url):
+def test_a_ledger_that_is_opened_again_knows_all_that_it_knew(ledger, ledger_url):
     submit(ledger, "a", "ann", *IMAGES)
     lease = take(ledger)
     ledger.renew(lease, 1, 2, "images")
     submit(ledger, "b", "bob")
-    again = Ledger(url)
+    again = Ledger(ledger_url)
     assert again.jobs() == ledger.jobs() and again.leases() == [(lease.fence, "worker")]
     again.finish(lease)
     assert ledger.job(lease.job).units_done == 1

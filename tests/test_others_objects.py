@@ -76,11 +76,8 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Desk, "ring", lambda *given: None)
-        patch.setattr(pruning, "PATIENCE", 0.0)
-        yield Lab(tmp_path_factory.mktemp("lab"))
+def lab(tmp_path_factory: pytest.TempPathFactory, nobody_works: None) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture(autouse=True)

@@ -110,6 +110,9 @@ def test_images_whose_objects_are_whole_are_served(study, tiny):
     opened = open_published(study)
     same(opened.read("residual", 0), tiny.arrays["residual"][0])
     same(opened.read("residual", 2, 1), tiny.arrays["residual"][2, 1])
+    with pytest.raises(DamagedError) as raised:
+        opened.read("residual", 1)
+    assert raised.value.objects == ["residual/c.1.0.0.0"]
 
 
 def test_a_bit_flipped_in_one_head_leaves_the_others_true(study, tiny):

@@ -22,10 +22,17 @@ def test_code_cannot_pass_a_point_that_is_not_listed():
         failpoints.hit("nowhere")
 
 
-def test_without_the_variable_nothing_happens(monkeypatch):
+def test_without_the_variable_no_point_acts(monkeypatch):
     monkeypatch.delenv(failpoints.VARIABLE, raising=False)
+    acted = []
+    monkeypatch.setattr(failpoints, "_act", lambda name, action: acted.append(name))
     for name in failpoints.NAMES:
         failpoints.hit(name)
+    assert acted == []
+    monkeypatch.setenv(failpoints.VARIABLE, "after-unit-ack:raise")
+    for name in failpoints.NAMES:
+        failpoints.hit(name)
+    assert acted == ["after-unit-ack"]
 
 
 def test_only_the_nth_passing_acts(monkeypatch):

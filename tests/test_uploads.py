@@ -293,7 +293,8 @@ def test_each_limit_is_named_when_it_stands_against_an_upload(tmp_path):
         assert asked(size).status_code == 201
     assert "4 of your uploads are not finished" in asked(1).text
     for body in ({}, [], {"name": "a"}, {"name": 3, "bytes": 9}, *({"name": "a", "bytes": n} for n in (True, 0, 1.5))):
-        assert lab.ask("POST", "/uploads", json=body).status_code == 400
+        answer = lab.ask("POST", "/uploads", json=body)
+        assert (answer.status_code, answer.text) == (400, 'say what comes, as {"name": "birds.zip", "bytes": 1234}')
     assert lab.ask("POST", "/uploads", data="name=a").status_code == 415
 
 

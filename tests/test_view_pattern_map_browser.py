@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browsing import click, expect_address, needs_chromium, opened, point_of, served, settled
+from dashboard.views import pattern_map
+from tests.browsing import STILL, click, expect_address, needs_chromium, opened, playwright, point_of, served, settled
 from tests.fake_desk import FakeDesk
 from tests.studies import CLS_PATTERNS, write_tiny_study
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = needs_chromium
+expect = playwright.expect
 IMAGES, LAYERS, HEADS = 12, 3, 4
 EACH = LAYERS * HEADS
 PANEL, GRAPH = ".panel.pattern-map", "pattern-map-graph"
@@ -48,8 +50,9 @@ def lonely(page: "Page", image: int) -> int:
     return page.evaluate(script, [image, EACH])
 
 
-def tooltip(page: "Page"):
-    return page.locator(".thumbnail-tooltip .name:visible")
+def tooltip(page: "Page", line: str):
+    """A line of the tooltip that is seen."""
+    return page.locator(f".thumbnail-tooltip .{line}:visible")
 
 
 def ranges(page: "Page") -> list[float]:
@@ -119,13 +122,13 @@ def test_the_pointer_tells_head_and_image_on_points_and_on_marks(page: "Page", a
     x, y = point(page, place)
     page.mouse.move(x - 3, y)
     page.mouse.move(x, y)
-    tooltip(page).get_by_text(f"L{layer}·H{head} · ").wait_for()
-    page.locator(".thumbnail-tooltip .id:visible", has_text="set/photo 008.png").wait_for()
+    expect(tooltip(page, "name")).to_contain_text(f"L{layer}·H{head} · ")
+    expect(tooltip(page, "id")).to_have_text("set/photo 008.png")
     mark = page.locator(MARKS).nth(EACH - 1).bounding_box()
     page.mouse.move(mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2)
-    page.locator(".thumbnail-tooltip .id:visible", has_text="set/photo 003.png").wait_for()
+    expect(tooltip(page, "id")).to_have_text("set/photo 003.png")
     page.mouse.move(5, 5)
-    page.wait_for_function("!document.querySelector('.thumbnail-tooltip')?.checkVisibility()")
+    expect(tooltip(page, "id")).to_have_count(0)
 
 
 def test_zoom_asks_for_the_density_of_what_is_seen_and_outlives_a_new_drawing(page: "Page", address: str):
@@ -205,8 +208,34 @@ def test_the_map_fills_the_stage_when_it_is_enlarged(page: "Page", address: str)
     page.evaluate("headscope.gesture('large', 'pattern-map')")
     page.wait_for_function(f"before => {PLOT}._fullLayout.width > 2 * before", arg=before)
     settled(page)
-    x, y = point(page, 3 * EACH + 1)
-    ring = f"document.querySelector('{PANEL} circle.ring').getBoundingClientRect()"
-    page.wait_for_function(
-        f"([x, y]) => Math.hypot({ring}.x + {ring}.width / 2 - x, {ring}.y + {ring}.height / 2 - y) < 2", arg=[x, y]
+    page.evaluate(STILL)
+    panel, stage = page.locator(PANEL).bounding_box(), page.locator("#stage").bounding_box()
+    assert panel["width"] > 0.95 * stage["width"] and panel["height"] > 0.95 * stage["height"]
+    ring = page.locator(f"{PANEL} circle.ring").bounding_box()
+    middle = ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2
+    assert middle == pytest.approx(point(page, 3 * EACH + 1), abs=2)
+
+
+def test_of_too_many_heads_the_density_is_drawn_and_the_button_of_points_says_why(
+    page: "Page", address: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pattern_map, "MOST_POINTS", 10 * EACH)
+    points, density = (
+        page.locator(PANEL).get_by_role("button", name=name, exact=True) for name in ("points", "density")
     )
+    opened(page, address + START + "&images=id:photo%200")
+    why = "144 heads are too many for points: up to 120"
+    for _ in range(3):  # each key selects another head, and the buttons are pressed anew
+        expect(points).to_be_disabled()
+        expect(points).to_have_attribute("title", why)
+        expect(points).to_have_attribute("aria-pressed", "false")
+        expect(density).to_have_attribute("aria-pressed", "true")
+        expect(density).to_be_enabled()
+        page.keyboard.press("ArrowRight")
+        settled(page)
+    page.locator(f"{PANEL} .density img.density").wait_for(state="attached")
+    opened(page, address + START + "&images=id:photo%2000")
+    expect(points).to_be_enabled()
+    expect(points).to_have_attribute("title", "")
+    expect(points).to_have_attribute("aria-pressed", "true")
+    expect(density).to_have_attribute("aria-pressed", "false")

@@ -219,13 +219,14 @@ def test_no_name_in_any_view_is_more_than_a_name(page: "Page", address: str, the
 
 @both_themes
 def test_no_tooltip_is_more_than_text(page: "Page", address: str, theme: str):
+    said: dict[str, list[str]] = {}
     for colour, map_as in (("class", "points"), ("prediction", "density")):
         opened(page, at(address, theme=theme, colour=colour, map_as=map_as, map_colour="pattern"))
         for graph in ("image-overview-graph", "pattern-map-graph", "strength-images-graph", "head-importance-graph"):
             places = page.evaluate(
                 """graph => [...document.querySelectorAll(`#${graph} .js-plotly-plot`)].flatMap(plot => plot._fullData)
                     .flatMap(trace => [...(trace.x ?? [])].map((x, place) => [Number(x), Number(trace.y?.[place])]))
-                    .filter(place => place.every(Number.isFinite)).slice(0, 6)""",
+                    .filter(place => place.every(Number.isFinite)).slice(0, 8)""",
                 graph,
             )
             for x, y in places:
@@ -233,8 +234,12 @@ def test_no_tooltip_is_more_than_text(page: "Page", address: str, theme: str):
                 page.mouse.move(left - 2, top)
                 page.mouse.move(left, top)
                 page.wait_for_timeout(60)
-        harmless(page)
+                said.setdefault(graph, []).extend(page.locator(".thumbnail-tooltip:visible").all_inner_texts())
+        assert harmless(page)
     page.mouse.move(0, 0)
+    for attack in ATTACKS:
+        assert any(attack in text for text in said["image-overview-graph"]), attack
+    assert any(ATTACKS[0] in text for text in said["pattern-map-graph"])
 
 
 def test_what_is_typed_and_what_the_address_says_is_told_as_text(page: "Page", address: str):
@@ -308,12 +313,18 @@ def test_no_picture_that_leaves_has_a_script_in_it(
 
 def test_lines_and_cards_are_shown_as_text(page: "Page", address: str):
     opened(page, at(address, image=f"{ATTACKS[0]} 0", images=f"id:{quote(ATTACKS[2])}"))
+    dialog = page.locator("#python-lines")
     for panel in ABOUT:
         page.click(f"[data-menu={panel}]")
+        name = page.locator("#export-menu [data-as=py]").first.get_attribute("data-export")
+        lines = page.evaluate("async name => (await fetch(`/export/${name}.py${location.search}`)).text()", name)
         page.click("#export-menu [data-as=py]")
-        expect(page.locator("#python-lines .hljs-keyword").first).to_have_text("import")
+        expect(dialog).to_be_visible()
+        expect(dialog.locator("pre")).to_have_text(lines.strip())
+        expect(dialog.locator(".hljs-keyword").first).to_have_text("import")
         harmless(page)
         page.keyboard.press("Escape")
+        expect(dialog).to_be_hidden()
 
 
 # --- the other pages ---

@@ -26,6 +26,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_any
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ GREY = 128  # what lies under transparent pixels: the middle, which favours neit
 RULES = 1  # raise it when a rule of this module changes: what a journal says by older rules is then not used
 MOST_SECONDS = 60  # of CPU, a file, in a decoding process: 50 megapixels take some seconds in any format
 MOST_MEMORY = 3 << 30  # bytes a decoding process may ask for, beside its libraries: 50 megapixels of floats take 1.5
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # as many decode at a time as there are cores
 FEW = 64  # below this many files, starting processes takes longer than decoding
 
 _UPRIGHT = {
@@ -503,9 +505,32 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class _Decoder(SpawnProcess):
+    """A process with one thread: NumPy's OpenBLAS starts one a core as it is imported, and reads no setting later."""
+
+    _starting = threading.Lock()  # what is set for the child, this process has for a moment too
+
+    def start(self) -> None:
+        with self._starting:
+            before = {name: os.environ.get(name) for name in ONE_THREAD}
+            os.environ.update(ONE_THREAD)
+            try:
+                super().start()
+            finally:
+                for name, value in before.items():
+                    if value is None:
+                        del os.environ[name]
+                    else:
+                        os.environ[name] = value
+
+
+class _Decoders(SpawnContext):
+    Process = _Decoder
+
+
 def _pool(processes: int) -> ProcessPoolExecutor:
     # spawn: a fork would copy the threads' locks of whoever calls (torch, a web server) in any state
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
+    return ProcessPoolExecutor(processes, _Decoders(), initializer=_begin)
 
 
 def _prove_start(pool: ProcessPoolExecutor) -> None:

@@ -39,10 +39,10 @@
     }
 
     /* What the server says of an export; an Error with its words, where it cannot. */
-    async function asked(path) {
+    async function asked(path, signal) {
         let answer;
         try {
-            answer = await fetch(path);
+            answer = await fetch(path, {signal});
         } catch {
             throw new Error("the server does not answer; try again when it is back");
         }
@@ -269,8 +269,24 @@
         save(await answer.blob(), file);
     }
 
+    let awaited = null; // AbortController of the lines that are fetched, until Escape takes them back
+
     async function lines({name, title}) {
-        const text = await (await asked(address(name, "py"))).text();
+        awaited?.abort();
+        const mine = awaited = new AbortController();
+        let text;
+        try {
+            text = await (await asked(address(name, "py"), mine.signal)).text();
+        } catch (error) {
+            if (!mine.signal.aborted) {
+                throw error;
+            }
+        } finally {
+            awaited = awaited === mine ? null : awaited;
+        }
+        if (mine.signal.aborted) {
+            return; // a dialog that nobody waits for any more would lie over the page
+        }
         shown("python-lines-text", {children: "```python\n" + text.trimEnd() + "\n```"});
         document.getElementById("python-lines-said").textContent =
             `They give the numbers of “${title}” as they are now, from the study alone: columns by name, in the variable `
@@ -408,7 +424,13 @@
         pressed = document.querySelector(":popover-open") ? opener : null;
     }, true);
 
-    addEventListener("keydown", () => { pressed = null; }, true);
+    addEventListener("keydown", event => {
+        pressed = null;
+        if (event.key === "Escape" && awaited && !document.querySelector(":popover-open")) {
+            awaited.abort();
+            event.preventDefault(); // the selection stays
+        }
+    }, true);
 
     document.addEventListener("click", event => {
         const button = event.target.closest?.("[data-menu], [data-about], [data-enlarge], [data-export]");

@@ -198,22 +198,23 @@ window.dash_clientside = window.dash_clientside || {};
         }
     });
 
-    /* Of too many heads the density is drawn, and the buttons say so. */
+    /* Of too many heads the density is drawn, and the buttons say so, over what headscope.js has them say. */
     function sayWhy() {
-        if (!told?.why) {
-            return;
-        }
-        for (const button of document.querySelectorAll(".pattern-map button[id*='\"map_as\"']")) {
-            const {value} = JSON.parse(button.id);
-            const picked = value === "density";
+        for (const button of headscope.selection ? document.querySelectorAll(".pattern-map [data-gesture=choice]") : []) {
+            const [field, value] = JSON.parse(button.dataset.value);
+            if (field !== "map_as") {
+                continue;
+            }
+            const picked = value === (told?.why ? "density" : headscope.selection.map_as);
+            const why = headscope.facts.lacks.map_as?.[value] ?? (picked ? "" : told?.why ?? "");
             button.classList.toggle("on", picked);
             button.setAttribute("aria-pressed", picked);
-            button.disabled = !picked;
-            button.title = picked ? "" : told.why;
+            button.disabled = Boolean(why);
+            button.title = why;
         }
     }
 
-    headscope.onSelection(() => {
+    headscope.onSelection(() => { // after it has pressed the buttons
         sayWhy();
         overlay.repaint();
     });

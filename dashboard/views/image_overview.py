@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 
-from dashboard import graphs
+from dashboard import access, graphs, pictures
 from dashboard.data import (
     MOST_CLASS_COLOURS,
     Array,
@@ -72,11 +72,13 @@ def layout() -> html.Section:
         title="Draw around images to make them the set. At any time: Shift and drag",
         **{"aria-pressed": "false"},
     )
+    why_not = access.why_not("analyst", pictures.ACT) if access.is_known() else ""
     picture = html.Button(
         "+ picture",
         id=PICTURE,
         className="option",
-        title="See what the heads do on a picture of your own. You can also drop it anywhere on this page",
+        disabled=bool(why_not),
+        title=why_not or "See what the heads do on a picture of your own. You can also drop it anywhere on this page",
     )
     body = [
         graphs.graph(GRAPH, zoom=True),
