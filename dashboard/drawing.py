@@ -12,12 +12,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 from dash import Output, html, no_update
-from dash.exceptions import PreventUpdate
 from plotly.io.json import to_json_plotly
-from werkzeug.exceptions import BadRequest
 
-from dashboard.data import Shelf, StudyFacts, facts
-from dashboard.selection import Selection, fits
+from dashboard.data import StudyFacts
+from dashboard.selection import Selection
 from dashboard.theme import Palette, palette
 from store.errors import StoreError
 
@@ -106,30 +104,3 @@ def sent(
         digests.append(digest)
         out.append(no_update if digest == was and digest is not None else value)
     return out, digests
-
-
-def selection_of(data: object) -> Selection:
-    """The selection that the browser holds.
-
-    Raises:
-        PreventUpdate: There is none yet.
-        BadRequest: `data` is none.
-    """
-    if data is None:
-        raise PreventUpdate
-    try:
-        return Selection.from_data(data)
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
-
-
-def facts_of(shelf: Shelf, chosen: Selection) -> StudyFacts:
-    """The study that is picked.
-
-    Raises:
-        StoreError: It cannot be opened, or no longer has what is picked.
-    """
-    known = facts(shelf.open(chosen.study))
-    if not fits(chosen, known):
-        raise StoreError(f"study {known.name} was computed anew; reload the page")
-    return known

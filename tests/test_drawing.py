@@ -8,11 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 from dash import Output, html, no_update
-from dash.exceptions import PreventUpdate
-from werkzeug.exceptions import BadRequest
 
 from dashboard.data import Shelf, StudyFacts, facts
-from dashboard.drawing import BODY, TOLD, Drawing, anew, facts_of, selection_of, sent
+from dashboard.drawing import BODY, TOLD, Drawing, anew, sent
 from dashboard.selection import Selection, default
 from store.errors import StoreError
 from tests.studies import write_tiny_study
@@ -146,20 +144,3 @@ def test_what_a_script_takes_is_sent_as_text():
 @pytest.mark.parametrize("odd", [None, 3, [], ["x"], [1, 2, 3], {"a": 1}, [[None], {}]])
 def test_digests_that_the_browser_makes_up_send_all(odd: object):
     assert sent(*of_values(children="one", title="a"), odd)[0] == ["one", "a"]
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [({"study": "three"}, "there is no study three"), ({"layer": 9}, "study one was computed anew; reload the page")],
-)
-def test_a_selection_of_what_is_no_longer_there_is_refused(shelf: Shelf, change: dict[str, Any], said: str):
-    with pytest.raises(StoreError, match=said):
-        facts_of(shelf, replace(start(shelf), **change))
-
-
-def test_a_selection_that_is_none_is_waited_for_or_refused():
-    with pytest.raises(PreventUpdate):
-        selection_of(None)
-    for odd in (3, [], {}, {"study": "one"}):
-        with pytest.raises(BadRequest, match="reload the page"):
-            selection_of(odd)
