@@ -381,7 +381,8 @@ def _idling(table: Table, make: Any, serving: Serving, idle: list[tuple[float, A
 
 def _pruning(table: Table, make: Any, clicks: list[list[Asked]], shape: tuple[int, int]) -> None:
     """Heads that nobody has pruned together, each user others, and asked for again as the page does."""
-    bodies = (json.loads(each.body) for click in clicks for each in click if each.body and each.path == CALLBACKS)
+    called = (each for click in clicks for each in click if each.path.partition("?")[0] == CALLBACKS)
+    bodies = [json.loads(each.body) for each in called if each.body]
     body = next((each for each in bodies if SETTLED in (place["id"] for place in each["inputs"])), None)
     if body is None:
         table.notes.append("No pruning was recorded.")

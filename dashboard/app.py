@@ -86,7 +86,7 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     outgoing = leaving(desk)
     app.layout = lambda: layout(shelf, outgoing)
     app.validation_layout = html.Div([layout(shelf, outgoing), new_study.form()])  # everything that may come
-    for view in (header, image_overview, attention_strength, pattern_map):
+    for view in (header, attention_strength, pattern_map):
         view.register(app, shelf)
     pruning.register(app, shelf, desk)
     writer.register(app, shelf, DRAWINGS)

@@ -1,24 +1,30 @@
 """What is drawn anew? All views in the answer to a gesture, and what it leaves as it is not at all.
 
 A view says which fields of the selection it depends on. The page holds what its views were drawn from; where none
-of a view's fields differ from it, the view is left alone.
+of a view's fields differ from it, the view is left alone. Of a view that is drawn anew, only what then differs is sent.
 """
 
 import logging
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import plotly.graph_objects as go
 from dash import Output, html, no_update
-from dash.exceptions import PreventUpdate
-from werkzeug.exceptions import BadRequest
+from plotly.io.json import to_json_plotly
 
-from dashboard.data import Shelf, StudyFacts, facts
-from dashboard.selection import Selection, fits
+from dashboard.data import StudyFacts
+from dashboard.selection import Selection
 from dashboard.theme import Palette, palette
 from store.errors import StoreError
 
 ALWAYS = ("study", "theme")
+
+# Attributes that are JSON for headscope.js: what a view's script takes, and elements. It builds those, as for each
+# component of Dash's a browser does something at every change on the page.
+TOLD, BODY = "data-told", "data-body"
+SCRIPTED = (TOLD, BODY)
 
 log = logging.getLogger(__name__)
 
@@ -73,28 +79,28 @@ def anew(
     ]
 
 
-def selection_of(data: object) -> Selection:
-    """The selection that the browser holds.
+def sent(
+    drawings: Sequence[Drawing], values: Sequence[tuple[Any, ...]], shown: object
+) -> tuple[list[Any], list[int | None]]:
+    """What the page does not show yet, for all outputs one after another, and digests of all that it then shows.
 
-    Raises:
-        PreventUpdate: There is none yet.
-        BadRequest: `data` is none.
+    Args:
+        values: Of each drawing.
+        shown: Those digests as they were before, from the browser. Anything else sends all.
     """
-    if data is None:
-        raise PreventUpdate
-    try:
-        return Selection.from_data(data)
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
-
-
-def facts_of(shelf: Shelf, chosen: Selection) -> StudyFacts:
-    """The study that is picked.
-
-    Raises:
-        StoreError: It cannot be opened, or no longer has what is picked.
-    """
-    known = facts(shelf.open(chosen.study))
-    if not fits(chosen, known):
-        raise StoreError(f"study {known.name} was computed anew; reload the page")
-    return known
+    outputs = [output for each in drawings for output in each.outputs]
+    before = shown if isinstance(shown, list) and len(shown) == len(outputs) else [None] * len(outputs)
+    out: list[Any] = []
+    digests: list[int | None] = []
+    for output, value, was in zip(outputs, (value for each in values for value in each), before, strict=True):
+        if value is no_update:
+            digest = was
+        elif isinstance(value, go.Figure):  # a script may have changed what is shown of it
+            digest = None
+        else:
+            text = to_json_plotly(value)
+            digest = zlib.crc32(text.encode())
+            value = text if output.component_property in SCRIPTED else value
+        digests.append(digest)
+        out.append(no_update if digest == was and digest is not None else value)
+    return out, digests

@@ -7,6 +7,7 @@ gestures┘              └─> every view that shows it otherwise than before,
 One request does all of it, with few outputs: around each, the browser looks through all components of the page.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,9 +16,10 @@ from urllib.parse import quote
 
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
+from plotly.io.json import to_json_plotly
 
 from dashboard.data import STUDIES_OPEN, Shelf, StudyFacts, facts, indices_of
-from dashboard.drawing import Drawing, anew
+from dashboard.drawing import TOLD, Drawing, anew, sent
 from dashboard.image_sets import corners_of
 from dashboard.routes import pictures_url
 from dashboard.selection import (
@@ -81,8 +83,8 @@ NO_STUDY = [
 
 
 def layout() -> list[Any]:
-    stores = [dcc.Store(id=each) for each in (WRITTEN, URL, GESTURES)]
-    return [*stores, html.Div(id=NOTICE, className="notice", role="status")]
+    stores = [dcc.Store(id=each) for each in (URL, GESTURES)]
+    return [html.Div(id=WRITTEN, hidden=True), *stores, html.Div(id=NOTICE, className="notice", role="status")]
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ def register(app: Dash, shelf: Shelf, drawings: Sequence[Drawing]) -> None:
     app.clientside_callback(ClientsideFunction("page", "search"), Output(URL, "data"), Input(URL, "id"))
 
     @app.callback(
-        Output(WRITTEN, "data"),
+        Output(WRITTEN, TOLD),
         Output(header.STUDY, "value"),
         Output(EMPTY, "children"),
         Output(STAGE, "hidden"),
@@ -270,12 +272,12 @@ def register(app: Dash, shelf: Shelf, drawings: Sequence[Drawing]) -> None:
         Input(header.THEME, "data"),
         Input(header.SEARCH, "n_submit"),
         Input(GESTURES, "data"),
-        State(WRITTEN, "data"),
+        State(WRITTEN, TOLD),
         State(header.SEARCH, "value"),
     )
     def write(*values: Any) -> tuple[Any, ...]:
         last, typed = values[-2:]
-        last = last if isinstance(last, dict) else {}
+        last = held(last)
         before, source, value = last.get("selection"), ctx.triggered_id, _triggered_value()
         if (before is None and source != header.STUDY) or f"{URL}.data" in ctx.triggered_prop_ids:
             # On the first load everything triggers at once, and a theme may come with an address, which has it too.
@@ -286,20 +288,33 @@ def register(app: Dash, shelf: Shelf, drawings: Sequence[Drawing]) -> None:
         chosen = result.chosen
         said = {"notice": result.notice, "done": value.get("n") if isinstance(value, dict) else None}
         if chosen is None:
-            return said, no_update, NO_STUDY, True, *(no_update for each in drawings for _ in each.outputs)
+            return (
+                to_json_plotly(said),
+                no_update,
+                NO_STUDY,
+                True,
+                *(no_update for each in drawings for _ in each.outputs),
+            )
         known = facts(shelf.open(chosen.study))
-        views = anew(drawings, known, chosen, last)
+        views, digests = sent(drawings, anew(drawings, known, chosen, last), last.get("digests"))
         if result.found or chosen.data() != before:
             said["address"] = {"search": to_search(chosen, known), "replace": result.found, "title": title(chosen)}
         return (
-            told(known, chosen) | said,
+            to_json_plotly(told(known, chosen) | said | {"digests": digests}),
             no_update if source == GESTURES else chosen.study,
             None if before is None else no_update,
             False if before is None else no_update,
-            *(value for view in views for value in view),
+            *views,
         )
 
-    app.clientside_callback(ClientsideFunction("headscope", "answered"), Input(WRITTEN, "data"))
+
+def held(said: object) -> dict[str, Any]:
+    """What the page holds, as it says itself; nothing if that is no sense."""
+    try:
+        last = json.loads(said) if isinstance(said, str) else None
+    except (ValueError, RecursionError):
+        return {}
+    return last if isinstance(last, dict) else {}
 
 
 def _triggered_value() -> Any:

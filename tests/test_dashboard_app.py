@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dash import Dash, Output, dcc
+from dash import Dash, dcc
 from dash._utils import to_json
 from dash.development.base_component import Component
 from PIL import Image
@@ -21,7 +21,7 @@ from PIL import Image
 from dashboard import routes, writer
 from dashboard.app import ASSETS, DRAWINGS, create_app
 from dashboard.data import Shelf, StudyFacts, facts, large, per_image, predictions, read, summary, table
-from dashboard.drawing import anew
+from dashboard.drawing import BODY, anew
 from dashboard.selection import COLOURS, Selection, default, fits, to_search
 from dashboard.theme import LIGHT
 from dashboard.views import (
@@ -118,11 +118,12 @@ def says(shelf: Shelf, chosen: Selection, component: str) -> str:
     """What the view says in one of its components, errors too."""
     values = anew(DRAWINGS, facts(shelf.open(chosen.study)), chosen, {})
     named = {
-        str(output): value
+        output.component_id: value
         for each, of in zip(values, DRAWINGS, strict=True)
         for output, value in zip(of.outputs, each, strict=True)
+        if output.component_property in ("children", BODY)
     }
-    return to_json(named[str(Output(component, "children"))])
+    return to_json(named[component])
 
 
 # --- wiring ---
@@ -624,7 +625,7 @@ def test_well_formed_calls_are_answered(app: Dash, client: Any, shelf: Shelf):
     for body in bodies(app).values():
         for place in [*body["inputs"], *body["state"]]:
             if isinstance(place, dict) and place["id"] == writer.WRITTEN:
-                place["value"] = {"selection": chosen}
+                place["value"] = json.dumps({"selection": chosen})
         assert call(client, body).status_code in (200, 204), body["output"]
 
 

@@ -1,15 +1,16 @@
 """What is drawn anew: a view whose fields changed, and no other; and an error stays in its view."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import plotly.graph_objects as go
 import pytest
-from dash import Output, no_update
-from dash.exceptions import PreventUpdate
-from werkzeug.exceptions import BadRequest
+from dash import Output, html, no_update
 
 from dashboard.data import Shelf, StudyFacts, facts
-from dashboard.drawing import Drawing, anew, facts_of, selection_of
+from dashboard.drawing import BODY, TOLD, Drawing, anew, sent
 from dashboard.selection import Selection, default
 from store.errors import StoreError
 from tests.studies import write_tiny_study
@@ -105,18 +106,41 @@ def test_an_error_of_a_view_is_logged_and_the_others_are_drawn(shelf: Shelf, cap
     assert values[1][1] == "layer of one"
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [({"study": "three"}, "there is no study three"), ({"layer": 9}, "study one was computed anew; reload the page")],
-)
-def test_a_selection_of_what_is_no_longer_there_is_refused(shelf: Shelf, change: dict[str, Any], said: str):
-    with pytest.raises(StoreError, match=said):
-        facts_of(shelf, replace(start(shelf), **change))
+def of_values(**values: Any) -> tuple[list[Drawing], list[tuple[Any, ...]]]:
+    """A drawing with an output a property, and its values."""
+    outputs = tuple(Output("view", name) for name in values)
+    return [Drawing(outputs, (), lambda known, chosen: (), lambda colours: ())], [tuple(values.values())]
 
 
-def test_a_selection_that_is_none_is_waited_for_or_refused():
-    with pytest.raises(PreventUpdate):
-        selection_of(None)
-    for odd in (3, [], {}, {"study": "one"}):
-        with pytest.raises(BadRequest, match="reload the page"):
-            selection_of(odd)
+def test_only_what_the_page_does_not_show_yet_is_sent():
+    first, digests = sent(*of_values(children=[html.P("one")], title="a", hidden=False), None)
+    assert first == [first[0], "a", False]
+    assert len(set(digests)) == 3
+    again, same = sent(*of_values(children=[html.P("one")], title="b", hidden=False), digests)
+    assert again == [no_update, "b", no_update]
+    assert [now == was for now, was in zip(same, digests, strict=True)] == [True, False, True]
+
+
+def test_what_is_left_alone_keeps_its_digest():
+    _, digests = sent(*of_values(children="one"), None)
+    assert sent(*of_values(children=no_update), digests) == ([no_update], digests)
+    assert sent(*of_values(children="one"), digests)[0] == [no_update]
+    assert sent(*of_values(children=no_update), None) == ([no_update], [None])
+
+
+def test_a_figure_is_always_sent():
+    figure = go.Figure()
+    _, digests = sent(*of_values(figure=figure), None)
+    assert sent(*of_values(figure=figure), digests) == ([figure], [None])
+
+
+def test_what_a_script_takes_is_sent_as_text():
+    drawings, values = of_values(**{TOLD: {"same": np.arange(2)}, BODY: html.P("é", className="x")})
+    (told, body), _ = sent(drawings, values, None)
+    assert json.loads(told) == {"same": [0, 1]}
+    assert json.loads(body)["props"] == {"children": "é", "className": "x"}
+
+
+@pytest.mark.parametrize("odd", [None, 3, [], ["x"], [1, 2, 3], {"a": 1}, [[None], {}]])
+def test_digests_that_the_browser_makes_up_send_all(odd: object):
+    assert sent(*of_values(children="one", title="a"), odd)[0] == ["one", "a"]

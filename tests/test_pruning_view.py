@@ -10,13 +10,27 @@ import numpy as np
 import pytest
 from dash import no_update
 from dash.development.base_component import Component
+from dash.exceptions import PreventUpdate
+from werkzeug.exceptions import BadRequest
 
 from dashboard.app import create_app
 from dashboard.data import Shelf, StudyFacts, facts, of_image, per_image
 from dashboard.pruned import REGIONS, Effect, Pruning, images_of, is_custom, name_of, requests_of
 from dashboard.selection import Selection, default
 from dashboard.views import pruning, pruning_export
-from dashboard.views.pruning import Bars, Face, beside, brief, briefest, compared, drawn, progress, reading
+from dashboard.views.pruning import (
+    Bars,
+    Face,
+    beside,
+    brief,
+    briefest,
+    compared,
+    drawn,
+    facts_of,
+    progress,
+    reading,
+    selection_of,
+)
 from dashboard.words import percent
 from store.database import LedgerUnavailableError
 from store.errors import StoreError
@@ -595,3 +609,22 @@ def test_class_names_stay_text_in_the_figure(known: StudyFacts, chosen: Selectio
     words = pruning_export.predictions_figure(result(known, chosen), known, chosen).layout.yaxis.ticktext
     assert "<b>macaw</b>" in words
     assert "&lt;b&gt;bold&lt;/b&gt;" in words
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"study": "three"}, "there is no study three"), ({"layer": 9}, "study demo was computed anew; reload the page")],
+)
+def test_a_selection_of_what_is_no_longer_there_is_refused(
+    data: Path, known: StudyFacts, change: dict[str, Any], said: str
+):
+    with pytest.raises(StoreError, match=said):
+        facts_of(Shelf(data / "studies"), replace(default(known), **change))
+
+
+def test_a_selection_that_is_none_is_waited_for_or_refused():
+    with pytest.raises(PreventUpdate):
+        selection_of(None)
+    for odd in (3, [], {}, {"study": "one"}):
+        with pytest.raises(BadRequest, match="reload the page"):
+            selection_of(odd)

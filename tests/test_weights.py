@@ -189,7 +189,7 @@ def test_every_name_that_is_listed_is_a_model_that_opens_and_no_other_plain_vit_
     for module in ("vision_transformer", "deit"):
         for name in timm.list_models(module=module):
             with torch.device("meta"):
-                model = timm.create_model(name).eval()
+                model = timm.create_model(name, depth=1).eval()  # all blocks of a model are alike
             if name in names:
                 assert ViT(model, name).num_layers
             else:

@@ -3,6 +3,7 @@
    headscope.selection, headscope.index (of its image, or null) and headscope.facts (of its study) are the latest. */
 window.headscope = (() => {
     const listeners = [];
+    const told = {}; // listeners, by id
     const late = []; // what waits until the views are drawn
     const held = new Set(); // promises of views that are still being drawn
     const colours = new Map(); // by theme and name
@@ -19,6 +20,11 @@ window.headscope = (() => {
             if (shared.selection) {
                 listener(shared.selection, shared.index, shared.facts);
             }
+        },
+
+        /* Calls with what the server tells the element of that id: its data-told, after each change. */
+        onTold(id, listener) {
+            told[id] = listener;
         },
 
         /* Calls once the views have drawn what is selected and it is painted: what may wait does not slow them. */
@@ -251,25 +257,48 @@ window.headscope = (() => {
         late.splice(0).forEach(then => then());
     }
 
-    window.dash_clientside = window.dash_clientside || {};
-    window.dash_clientside.headscope = {
-        /* The answer is there, and drawn: what dashboard/writer.py has written. */
-        answered(told) {
-            if (!told) {
-                return;
-            }
-            document.getElementById("notice").textContent = told.notice;
-            if (told.selection) {
-                select(told);
-            }
-            if (told.done === null || told.done >= sent) {
-                sentAt = -Infinity;
-                requestAnimationFrame(send);
-            }
-            setTimeout(() => window.dash_clientside.page.address(told.address), AFTER);
-            Promise.allSettled([...held]).then(() => requestAnimationFrame(() => requestAnimationFrame(finish)));
-        },
+    /* The answer is there: what dashboard/writer.py has written. */
+    told.written = answer => {
+        document.getElementById("notice").textContent = answer.notice;
+        if (answer.selection) {
+            select(answer);
+        }
+        if (answer.done === null || answer.done >= sent) {
+            sentAt = -Infinity;
+            requestAnimationFrame(send);
+        }
+        setTimeout(() => window.dash_clientside.page.address(answer.address), AFTER);
+        Promise.allSettled([...held]).then(() => requestAnimationFrame(() => requestAnimationFrame(finish)));
     };
+
+    /* --- what the server tells: attributes that are JSON, as dashboard/drawing.py says --- */
+
+    /* Text and elements of components of dash.html, or lists of them. */
+    function built(body) {
+        if (Array.isArray(body)) {
+            return body.flatMap(built);
+        }
+        if (body === null || typeof body !== "object") {
+            return body === null ? [] : [String(body)];
+        }
+        const {children = null, className, style = {}, ...rest} = body.props;
+        const has = Object.entries({class: className || null, ...rest}).filter(([, value]) => value !== null && value !== false);
+        const made = shared.element(body.type.toLowerCase(), Object.fromEntries(has), ...built(children));
+        Object.assign(made.style, style);
+        return [made];
+    }
+
+    new MutationObserver(changes => {
+        for (const {target} of changes.filter(change => change.attributeName === "data-body")) {
+            target.replaceChildren(...built(JSON.parse(target.dataset.body)));
+        }
+        const first = change => change.target.id !== "written"; // all others go by what it says
+        for (const {target} of changes.filter(change => change.attributeName === "data-told").sort((one, other) => first(one) - first(other))) {
+            told[target.id]?.(JSON.parse(target.dataset.told));
+        }
+    }).observe(document, {subtree: true, attributeFilter: ["data-told", "data-body"]});
+
+    window.dash_clientside = window.dash_clientside || {};
     window.dash_clientside.header = {
         /* A class that was picked goes in the set, and the picker is empty again. */
         add_class(index) {

@@ -9,6 +9,7 @@ window.dash_clientside = window.dash_clientside || {};
     let shown = "study";
     let watched = {}; // by page: id of the job that it follows
     let marks = {}; // by page: that job, as the page last told it
+    const said = {}; // by id, as JSON
     let studies; // mark of the studies, as the picker has them
     let timer = 0;
     let asked = 0; // counts requests: an answer to an earlier one than the last is too late
@@ -32,22 +33,31 @@ window.dash_clientside = window.dash_clientside || {};
             return;
         }
         timer = setTimeout(poll, page === "jobs" ? EVERY.jobs : told?.live ? EVERY.live : EVERY.quiet);
-        say(told !== undefined);
+        sayWhether(told !== undefined);
         if (told) {
             take(told, page);
         }
     }
 
+    /* As set, but what is there already costs nothing: this is said again and again. */
+    function say(id, props) {
+        const text = JSON.stringify(props);
+        if (said[id] !== text) {
+            said[id] = text;
+            set(id, props);
+        }
+    }
+
     /* Whether the server answers, said quietly. */
-    function say(answers) {
+    function sayWhether(answers) {
         heard = answers ? Date.now() : heard;
         const since = new Date(heard).toLocaleTimeString();
-        set("jobs-away", {children: answers ? "" : `The server does not answer; this is as of ${since}.`});
+        say("jobs-away", {children: answers ? "" : `The server does not answer; this is as of ${since}.`});
     }
 
     function take(told, page) {
         const count = told.live === 1 ? "1 job" : told.live ? `${told.live.toLocaleString("en")} jobs` : "Jobs";
-        set("jobs-count", {children: count, className: told.running ? "running" : ""});
+        say("jobs-count", {children: count, className: told.running ? "running" : ""});
         if (studies !== undefined && studies !== told.studies) {
             set("studies-mark", {data: told.studies});
             if (page === "workspace" && document.querySelector("#empty > *")) { // the first study there is
@@ -62,10 +72,10 @@ window.dash_clientside = window.dash_clientside || {};
         if (told.rows) {
             rows = told.rows;
             draw();
-            set("jobs-workers", {children: told.workers, className: told.short ? "workers short" : "workers"});
-            set("jobs-older", {children: told.older, hidden: !told.older});
-            set("jobs-none", {hidden: rows.length > 0});
-            set("jobs-none-said", {children: told.none});
+            say("jobs-workers", {children: told.workers, className: told.short ? "workers short" : "workers"});
+            say("jobs-older", {children: told.older, hidden: !told.older});
+            say("jobs-none", {hidden: rows.length > 0});
+            say("jobs-none-said", {children: told.none});
         }
     }
 

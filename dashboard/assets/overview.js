@@ -394,18 +394,16 @@ window.dash_clientside = window.dash_clientside || {};
         }
     });
 
-    window.dash_clientside.overview = {
-        /* What the server says beside the figure. Colours for the figure that is drawn go to it; a new one has its own. */
-        mark(told) {
-            const same = told?.same && new Int32Array(bytes(told.same.images).buffer);
-            marks = told && {...told, same: same && {colour: told.same.colour, places: [...same], set: new Set(same)}};
-            if (points && told?.shades && at.gd.layout.meta?.drawn_for === told.drawn_for) {
-                const shades = bytes(told.shades);
-                const coloured = points.traces.map((trace, number) => ({...trace, number})).filter(trace => trace.name !== "outside");
-                const colours = coloured.map(trace => Uint8Array.from(trace.customdata ?? [], image => shades[image]));
-                window.Plotly.restyle(at.gd, {"marker.color": colours}, coloured.map(trace => trace.number));
-            }
-            overlay.repaint();
-        },
-    };
+    // What the server says beside the figure. Colours for the figure that is drawn go to it; a new one has its own.
+    window.headscope.onTold("image-overview-marks", told => {
+        const same = told?.same && new Int32Array(bytes(told.same.images).buffer);
+        marks = told && {...told, same: same && {colour: told.same.colour, places: [...same], set: new Set(same)}};
+        if (points && told?.shades && at.gd.layout.meta?.drawn_for === told.drawn_for) {
+            const shades = bytes(told.shades);
+            const coloured = points.traces.map((trace, number) => ({...trace, number})).filter(trace => trace.name !== "outside");
+            const colours = coloured.map(trace => Uint8Array.from(trace.customdata ?? [], image => shades[image]));
+            window.Plotly.restyle(at.gd, {"marker.color": colours}, coloured.map(trace => trace.number));
+        }
+        overlay.repaint();
+    });
 })();

@@ -219,6 +219,11 @@ window.dash_clientside = window.dash_clientside || {};
         overlay.repaint();
     });
 
+    headscope.onTold("pattern-map-marks", data => {
+        marks = unpacked(data);
+        overlay.repaint();
+    });
+
     window.dash_clientside.patterns = {
         /* The figure, as near as the last was looked at, if it is of the same map. */
         drawn(data) {
@@ -235,10 +240,6 @@ window.dash_clientside = window.dash_clientside || {};
                 layout.yaxis.range = [...before.yaxis.range];
             }
             return figure;
-        },
-        marked(data) {
-            marks = unpacked(data);
-            overlay.repaint();
         },
         hovered(hover) {
             const point = hover?.points?.[0];

@@ -305,6 +305,17 @@ window.dash_clientside = window.dash_clientside || {};
 
     headscope.onSelection(() => ring.repaint());
 
+    headscope.onTold("strength-entropy", value => {
+        entropy = value ?? null;
+        images.repaint();
+    });
+
+    headscope.onTold("strength-brush", value => {
+        brushed = value ?? null;
+        showRange();
+        images.repaint();
+    });
+
     window.dash_clientside.strength = {
         pick(clicked) {
             const point = clicked?.points?.[0];
@@ -316,17 +327,6 @@ window.dash_clientside = window.dash_clientside || {};
 
         hop(hovered) {
             showHop(hovered?.points?.[0]?.pointNumber ?? null);
-        },
-
-        image(value) {
-            entropy = value ?? null;
-            images.repaint();
-        },
-
-        brush(value) {
-            brushed = value ?? null;
-            showRange();
-            images.repaint();
         },
     };
 })();

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, html
 
 from dashboard import graphs
 from dashboard.data import Array, Shelf, StudyFacts, members, of_image, read, strength_mean, summary, table
-from dashboard.drawing import Drawing
+from dashboard.drawing import TOLD, Drawing
 from dashboard.exports import Columns, Export, opening, over_images
 from dashboard.image_sets import Entropy, conditions_of, without
 from dashboard.selection import Selection, head_label
@@ -69,8 +69,8 @@ def layout() -> html.Section:
             ],
             className="strength",
         ),
-        dcc.Store(id=ENTROPY),
-        dcc.Store(id=BRUSH),
+        html.Div(id=ENTROPY, hidden=True),
+        html.Div(id=BRUSH, hidden=True),
     ]
     return panel(NAME, "Attention strength", HEADS_READING, body)
 
@@ -78,8 +78,6 @@ def layout() -> html.Section:
 def register(app: Dash, shelf: Shelf) -> None:
     app.clientside_callback(ClientsideFunction("strength", "pick"), Input(HEADS, "clickData"))
     app.clientside_callback(ClientsideFunction("strength", "hop"), Input(HOPS, "hoverData"))
-    app.clientside_callback(ClientsideFunction("strength", "image"), Input(ENTROPY, "data"))
-    app.clientside_callback(ClientsideFunction("strength", "brush"), Input(BRUSH, "data"))
 
 
 def _image(facts: StudyFacts, chosen: Selection) -> int | None:
@@ -472,7 +470,7 @@ DRAWINGS = (
         blank=blank_heads,
     ),
     Drawing(
-        outputs=(Output(HOPS, "figure"), Output(ENTROPY, "data"), Output(HOPS_READING, "children")),
+        outputs=(Output(HOPS, "figure"), Output(ENTROPY, TOLD), Output(HOPS_READING, "children")),
         fields=("images", "image", "layer", "head"),
         draw=draw_hops,
         blank=blank_hops,
@@ -481,7 +479,7 @@ DRAWINGS = (
         outputs=(
             Output(IMAGES, "figure"),
             Output(PLACE, "children"),
-            Output(BRUSH, "data"),
+            Output(BRUSH, TOLD),
             Output(IMAGES_READING, "children"),
         ),
         fields=("images", "layer", "head"),

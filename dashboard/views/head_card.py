@@ -10,7 +10,7 @@ from dash import Output, html
 
 from dashboard import graphs
 from dashboard.data import Array, StudyFacts, Summary, large, members, of_image, ranks, read, summary
-from dashboard.drawing import Drawing
+from dashboard.drawing import BODY, Drawing
 from dashboard.exports import Columns, Export, opening
 from dashboard.selection import Selection
 from dashboard.theme import Palette, palette
@@ -54,8 +54,8 @@ def blank(colours: Palette) -> tuple[Any, ...]:
 
 DRAWING = Drawing(
     outputs=(
-        Output(TABLE, "children"),
-        Output(PATTERNS, "children"),
+        Output(TABLE, BODY),
+        Output(PATTERNS, BODY),
         Output(LABEL, "children"),
         Output(READING, "children"),
     ),

@@ -11,7 +11,7 @@ from dash import Output, html
 
 from dashboard import graphs
 from dashboard.data import StudyFacts, indices_of, predictions, read
-from dashboard.drawing import Drawing, problem
+from dashboard.drawing import BODY, Drawing, problem
 from dashboard.exports import Columns, Export
 from dashboard.routes import image_url, png
 from dashboard.selection import Selection
@@ -47,7 +47,7 @@ def draw(facts: StudyFacts, chosen: Selection) -> tuple[Any, ...]:
 
 
 DRAWING = Drawing(
-    (Output(CARD, "children"), Output(RELEASE, "disabled"), Output(READING, "children")),
+    (Output(CARD, BODY), Output(RELEASE, "disabled"), Output(READING, "children")),
     ("image", "images"),
     draw,
     lambda colours: ("", True),

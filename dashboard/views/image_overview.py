@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import Output, dcc, html
 
 from dashboard import access, graphs, pictures
 from dashboard.data import (
     MOST_CLASS_COLOURS,
     Array,
-    Shelf,
     StudyFacts,
     indices_of,
     members,
@@ -24,7 +23,7 @@ from dashboard.data import (
     predictions,
     read,
 )
-from dashboard.drawing import Drawing
+from dashboard.drawing import BODY, TOLD, Drawing
 from dashboard.exports import Columns, Export
 from dashboard.graphs import Colouring
 from dashboard.image_sets import Classes, Lasso, Prediction, conditions_of
@@ -41,7 +40,7 @@ GRAPH = f"{NAME}-graph"
 READING = f"{NAME}-reading"
 LEGEND = f"{NAME}-legend"
 TOOLTIP = f"{NAME}-tooltip"
-MARKS = f"{NAME}-marks"  # dcc.Store: what the browser lays over the points, or colours them with
+MARKS = f"{NAME}-marks"  # what the browser lays over the points, or colours them with
 LASSO = f"{NAME}-lasso"
 PICTURE = f"{NAME}-picture"  # picture.js sends what is picked
 COLOUR = "colour"
@@ -85,13 +84,9 @@ def layout() -> html.Section:
         dcc.Tooltip(id=TOOLTIP, direction="right", className="thumbnail-tooltip"),
         choice.layout(COLOUR, COLOUR_LABELS, "Colour of the points"),
         html.Div(id=LEGEND, className="legend"),
-        dcc.Store(id=MARKS),
+        html.Div(id=MARKS, hidden=True),
     ]
     return panel(NAME, "Image overview", READING, body, [lasso, picture])
-
-
-def register(app: Dash, shelf: Shelf) -> None:
-    app.clientside_callback(ClientsideFunction("overview", "mark"), Input(MARKS, "data"))
 
 
 def reasons(facts: StudyFacts) -> dict[str, str]:
@@ -433,7 +428,7 @@ def blank(colours: Palette) -> tuple[go.Figure]:
 
 DRAWING = Drawing((Output(GRAPH, "figure"), Output(READING, "children")), ("images", "metric", "colour"), draw, blank)
 DRAWING_LEGEND = Drawing(
-    (Output(MARKS, "data"), Output(LEGEND, "style"), Output(LEGEND, "children")),
+    (Output(MARKS, TOLD), Output(LEGEND, "style"), Output(LEGEND, BODY)),
     ("images", "image", "metric", "colour", "layer", "head"),
     draw_legend,
     lambda colours: (None, None),

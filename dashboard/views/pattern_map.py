@@ -19,7 +19,7 @@ from flask import Response, abort, request
 from dashboard import graphs
 from dashboard.data import Array, Shelf, StudyFacts, facts, indices_of, large, map_array, of_image, read, table
 from dashboard.density import SHARES, Part, Window, bins_of, density, outlined, painted, sampled, whole
-from dashboard.drawing import Drawing
+from dashboard.drawing import TOLD, Drawing
 from dashboard.graphs import sent
 from dashboard.routes import HASH_DIGITS, pictures_url
 from dashboard.selection import MAP_COLOURS, MAP_LOOKS, MAPS, Selection, head_label, resolve
@@ -37,8 +37,8 @@ CAUTION = "pattern-map-caution"
 ABSENT = "pattern-map-absent"
 TOOLTIP = "pattern-map-tooltip"
 DENSITY = "pattern-map-density"  # where patterns.js puts the pictures of the density
-TOLD = "pattern-map-told"  # dcc.Store: the graph's figure, and what patterns.js must know of it
-MARKS = "pattern-map-marks"  # dcc.Store: the heads that lie over it
+DRAWN = "pattern-map-drawn"  # dcc.Store: the graph's figure, and what patterns.js must know of it
+MARKS = "pattern-map-marks"  # the heads that lie over it
 MARKED = "pattern-map-marked"  # which heads those are
 
 MAP_LABELS = {"cls": "CLS", "patch": "patches"}
@@ -69,16 +69,15 @@ def layout() -> html.Section:
         html.Div(id=ABSENT, className="map-absent", hidden=True),
         html.Div(under, className="map-key"),
         dcc.Tooltip(id=TOOLTIP, direction="right", className="thumbnail-tooltip"),
-        dcc.Store(id=TOLD),
-        dcc.Store(id=MARKS),
+        dcc.Store(id=DRAWN),
+        html.Div(id=MARKS, hidden=True),
     ]
     tools = choice.layout("map", MAP_LABELS, "Which attention the map is of")
     return panel("pattern-map", "Pattern map", READING, body, tools)
 
 
 def register(app: Dash, shelf: Shelf) -> None:
-    app.clientside_callback(ClientsideFunction("patterns", "drawn"), Output(GRAPH, "figure"), Input(TOLD, "data"))
-    app.clientside_callback(ClientsideFunction("patterns", "marked"), Input(MARKS, "data"))
+    app.clientside_callback(ClientsideFunction("patterns", "drawn"), Output(GRAPH, "figure"), Input(DRAWN, "data"))
     app.clientside_callback(ClientsideFunction("patterns", "hovered"), Input(GRAPH, "hoverData"))
     app.clientside_callback(ClientsideFunction("patterns", "clicked"), Input(GRAPH, "clickData"))
 
@@ -608,7 +607,7 @@ def marked(facts: StudyFacts, chosen: Selection, drawn: int) -> html.Span:
 DRAWINGS = (
     Drawing(
         outputs=(
-            Output(TOLD, "data"),
+            Output(DRAWN, "data"),
             Output(LEGEND, "children"),
             Output(CAUTION, "children"),
             Output(ABSENT, "children"),
@@ -620,7 +619,7 @@ DRAWINGS = (
         blank=blank,
     ),
     Drawing(
-        outputs=(Output(MARKS, "data"), Output(MARKED, "children")),
+        outputs=(Output(MARKS, TOLD), Output(MARKED, "children")),
         fields=("images", "image", "layer", "head", "map", "map_colour", "metric"),
         draw=draw_marks,
         blank=lambda colours: (None,),

@@ -13,12 +13,14 @@ from functools import lru_cache
 from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash.exceptions import PreventUpdate
+from werkzeug.exceptions import BadRequest
 
 from dashboard import access
-from dashboard.data import Shelf, StudyFacts, indices_of
-from dashboard.drawing import facts_of, problem, selection_of
+from dashboard.data import Shelf, StudyFacts, facts, indices_of
+from dashboard.drawing import problem
 from dashboard.pruned import REGIONS, Effect, Pruning, name_of, requests_of
-from dashboard.selection import WHOLE_HEAD, Selection, head_label
+from dashboard.selection import WHOLE_HEAD, Selection, fits, head_label
 from dashboard.views.panel import panel
 from dashboard.words import METRICS, MINUS, count, duration, number, percent, short_name
 from store.database import LedgerUnavailableError
@@ -101,6 +103,33 @@ def register(app: Dash, shelf: Shelf, desk: Desk) -> None:
         except StoreError as error:
             face = Face(said="Nothing is pruned.", top=problem(str(error)))  # its heads may be none of the study
         return face.found, face.state, face.top, face.run, not face.run
+
+
+def selection_of(data: object) -> Selection:
+    """The selection that the browser holds.
+
+    Raises:
+        PreventUpdate: There is none yet.
+        BadRequest: `data` is none.
+    """
+    if data is None:
+        raise PreventUpdate
+    try:
+        return Selection.from_data(data)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+
+
+def facts_of(shelf: Shelf, chosen: Selection) -> StudyFacts:
+    """The study that is picked.
+
+    Raises:
+        StoreError: It cannot be opened, or no longer has what is picked.
+    """
+    known = facts(shelf.open(chosen.study))
+    if not fits(chosen, known):
+        raise StoreError(f"study {known.name} was computed anew; reload the page")
+    return known
 
 
 # --- what is there, and what is waited for ---
