@@ -20,7 +20,7 @@ demo: $(VENV)/worker
 
 test: lint
 	sh tests/need.sh
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # more threads than cores wait for each other in loops
 
 test-docker: $(VENV)/dev
 	docker build --target proxy --tag headscope-proxy .
@@ -61,9 +61,9 @@ $(VENV)/dev: $(BIN)/uv requirements-dev.txt pyproject.toml
 	@touch $@
 
 lock: $(BIN)/uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra postgres pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra worker --extra postgres pyproject.toml -o requirements-worker.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra worker --extra postgres --extra dev pyproject.toml -o requirements-dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra postgres --extra s3 pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra worker --extra postgres --extra s3 pyproject.toml -o requirements-worker.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra worker --extra postgres --extra s3 --extra dev pyproject.toml -o requirements-dev.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -10,10 +10,11 @@ import getpass
 import os
 import platform
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from functools import wraps
+from functools import partial, wraps
 from importlib.util import find_spec
 from inspect import Signature, signature
 from pathlib import Path
@@ -43,6 +44,7 @@ from workers.terminal import (
     print_jobs,
     print_json,
     say_published,
+    stopping,
     tell_price,
 )
 
@@ -79,6 +81,10 @@ StudyName = Annotated[str, typer.Argument(help="Name of the study, as `headscope
 JobId = Annotated[str, typer.Argument(help="Id of the job, or its beginning.")]
 Data = Annotated[
     Path | None, typer.Option("--data", help="The data folder, in place of HEADSCOPE_DATA.", show_default=False)
+]
+
+BucketUrl = Annotated[
+    str | None, typer.Option("--bucket", help="s3://BUCKET/FOLDER, in place of HEADSCOPE_BUCKET.", show_default=False)
 ]
 
 
@@ -409,6 +415,51 @@ def ls(data: Data = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def push(study: StudyName, data: Data = None, bucket: BucketUrl = None) -> None:
+    """Put a published study into the bucket, for other machines."""
+    settings = _settings(data, bucket=bucket)
+    with _mistakes():
+        from store import exchange
+        from store.bucket import Bucket
+
+        folder, place = study_path(settings.studies, study), Bucket(settings.bucket)
+        with stopping() as check, bars() as show:
+            pushed = exchange.push(place, folder, lambda done, of: show("push", done, of, "bytes"), check)
+        group = place.group(study, open_published(folder).manifest)
+        out.print(f"{study} is {'there' if pushed else 'there already'}: {group}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def pull(
+    study: Annotated[str | None, typer.Argument(help="Only this one; without it, all that are not here.")] = None,
+    data: Data = None,
+    bucket: BucketUrl = None,
+) -> None:
+    """Fetch published studies from the bucket, each checked byte by byte."""
+    settings, refused = _settings(data, bucket=bucket), 0
+    with _mistakes():
+        from store import exchange
+        from store.bucket import Bucket, BucketError
+
+        place = Bucket(settings.bucket)
+        names = [study] if study is not None else list(exchange.new(place, settings.studies))
+        if not names:
+            out.print(f"nothing is new in {place.url}", markup=False)
+        with stopping() as check, bars() as show:
+            for name in names:
+                try:
+                    pulled = exchange.pull(place, settings.studies, name, partial(_show_bytes, show, name), check)
+                    out.print(f"{name} is {'here' if pulled else 'here already'}", markup=False)
+                except StoreError as error:
+                    if study is not None or isinstance(error, BucketError):
+                        raise
+                    err.print(f"{name} is not pulled: {error}", markup=False)
+                    refused += 1
+    if refused:
+        raise typer.Exit(MISTAKE)
+
+
+@app.command()
 def rm(
     study: StudyName,
     data: Data = None,
@@ -416,13 +467,16 @@ def rm(
 ) -> None:
     """Remove a study and everything computed for it."""
     with _mistakes():
-        folder = study_path(_settings(data).studies, study)
+        settings = _settings(data)
+        folder = study_path(settings.studies, study)
         if not folder.is_dir():
             raise StudyNotFoundError(f"no study at {folder}; `headscope ls` lists them")
         if not yes and not (_at_terminal() and typer.confirm(f"Remove {folder} for good?")):
             raise ValueError(f"{study} was not removed; give --yes to remove it without being asked")
         delete(folder)
         out.print(f"{study} is removed")
+        if settings.bucket:
+            err.print("where the bucket has it, it is pulled again: remove it there too")
 
 
 @users.command("add")
@@ -588,14 +642,25 @@ def _tell_result(price: dict[str, Any], *, as_json: bool) -> None:
 
 def _serve(settings: Settings) -> None:
     _refuse_unsafe(settings)
+    from store.bucket import Bucket
     from workers.embedded import Embedded
 
-    with Embedded(settings, lambda line: err.print(line, markup=False)):
+    bucket = Bucket(settings.bucket) if settings.bucket else None
+    with Embedded(settings, lambda line: err.print(line, markup=False)) as beside:
+        if bucket is not None and not beside.has_workers:  # who would pull
+            from store.exchange import Follower
+
+            follower = Follower(bucket, settings.studies)
+            threading.Thread(target=follower.keep_looking, name="pull", daemon=True).start()
         from dashboard.app import serve as serve_page  # while the workers start
 
         out.print(f"Headscope is at [bold]http://{settings.host}:{settings.port}[/] — Ctrl-C stops it")
         serve_page(settings)
         err.print("stopping")
+
+
+def _show_bytes(show: Callable[[str, int, int, str], None], name: str, done: int, of: int) -> None:
+    show(name, done, of, "bytes")
 
 
 def _settings(data: Path | None = None, **given: Any) -> Settings:

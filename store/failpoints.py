@@ -25,6 +25,10 @@ NAMES = (
     "after-manifest",
     "after-hold",
     "half-placed",
+    "after-object-push",
+    "before-commit",
+    "after-object-pull",
+    "before-place",
     "before-ledger-commit",
     "after-ledger-commit",
 )

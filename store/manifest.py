@@ -88,6 +88,15 @@ class Manifest:
             text = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise StudyNotFoundError(f"no published study at {study}") from None
+        return cls.parse(text, path)
+
+    @classmethod
+    def parse(cls, text: bytes, path: Path) -> Self:
+        """The manifest of which `text` is the file at `path`, wherever that comes from.
+
+        Raises:
+            NewerSchemaError, DamagedError: As `load`.
+        """
         try:
             body = json.loads(text)
             about = body["headscope"]
@@ -96,7 +105,7 @@ class Manifest:
             raise _damaged(path, "cannot be read") from error
         if version > schema.VERSION:
             raise NewerSchemaError(
-                f"study {study.name} was made by Headscope {made_by} in schema {version}, but this "
+                f"study {path.parent.name} was made by Headscope {made_by} in schema {version}, but this "
                 f"Headscope reads up to schema {schema.VERSION}; upgrade to {made_by} or newer"
             )
         try:
@@ -106,6 +115,9 @@ class Manifest:
             found = cls(body["study"], body["attempt"], objects, made_by, body["packages"], body["run"], version)
             if body["content"] != found.content:
                 raise _damaged(path, "states another content hash than its objects have")
+            words, facts = (found.study, found.attempt), (found.packages, found.run)
+            if not all(isinstance(each, str) for each in words) or not all(isinstance(each, dict) for each in facts):
+                raise _damaged(path, "is not laid out as a manifest")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(path, "is not laid out as a manifest") from error
         if ATTEMPT_NAME.fullmatch(found.attempt) is None or not all(map(_is_plain, objects)):

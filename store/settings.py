@@ -45,6 +45,12 @@ class Settings(BaseSettings):
         description="URL of the database of jobs, as `postgresql+psycopg://user@host/name`; without it, "
         "`headscope.db` in the data folder.",
     )
+    bucket: str | None = Field(
+        default=None,
+        description="Where published studies are exchanged with other machines, as `s3://lab/headscope`: workers push "
+        "there what they computed, and what is new there is pulled. The variables `AWS_ENDPOINT_URL`, "
+        "`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_REGION` say how it is reached.",
+    )
     bulk_workers: int = Field(
         default=1,
         ge=0,

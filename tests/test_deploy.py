@@ -35,7 +35,7 @@ from store.settings import Settings
 from workers import alive
 
 ROOT = Path(__file__).parents[1]
-GPU, HOSTS = "docker-compose.gpu.yml", "docker-compose.hosts.yml"
+GPU, HOSTS, BUCKET = (f"docker-compose.{name}.yml" for name in ("gpu", "hosts", "bucket"))
 SECRETS = ("HEADSCOPE_SECRET", "REDIS_PASSWORD")
 NEEDED = (*SECRETS, "HEADSCOPE_UID", "HEADSCOPE_GID")
 GIVEN = {"HEADSCOPE_SECRET": "s" * 40, "REDIS_PASSWORD": "p" * 40, "HEADSCOPE_UID": "1234", "HEADSCOPE_GID": "1234"}
@@ -72,9 +72,11 @@ def read_with(compose, folder, *files, given=GIVEN):
     return subprocess.run(command, env=environ, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("more", [(), (GPU,), (HOSTS,), (HOSTS, GPU)])
+@pytest.mark.parametrize("more", [(), (GPU,), (HOSTS,), (HOSTS, GPU), (BUCKET,), (HOSTS, BUCKET)])
 def test_compose_reads_the_file_alone_with_a_gpu_and_for_several_machines(compose, tmp_path, more):
     addresses = {"HEADSCOPE_PRIVATE_ADDRESS": "10.0.0.1", "HEADSCOPE_QUEUE": "10.0.0.2"}
+    addresses |= {"HEADSCOPE_BUCKET": "s3://lab", "AWS_ENDPOINT_URL": "https://10.0.0.3"}
+    addresses |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
     done = read_with(compose, tmp_path, "docker-compose.yml", *more, given=GIVEN | addresses)
     assert done.returncode == 0, done.stderr
     assert {"proxy", "web", "worker-interactive", "worker-bulk", "redis"} <= yaml.safe_load(done.stdout)[
@@ -82,6 +84,7 @@ def test_compose_reads_the_file_alone_with_a_gpu_and_for_several_machines(compos
     ].keys()
     assert ("nvidia" in done.stdout) == (GPU in more)
     assert ("@10.0.0.2:6379" in done.stdout) == (HOSTS in more)
+    assert done.stdout.count("AWS_SECRET_ACCESS_KEY: secret") == 2 * (BUCKET in more)
 
 
 @pytest.mark.parametrize(("missing", "how"), [*((name, "unset") for name in NEEDED), (NEEDED[0], "empty")])
@@ -154,6 +157,25 @@ def test_no_service_is_given_a_secret_that_is_not_its_own():
         "redis": {"REDIS_PASSWORD"},
         "fetch": set(),
     }
+
+
+def test_limits_of_what_is_sent_are_equal_for_the_page_and_for_workers_and_by_default_those_of_the_settings():
+    limits = ("UPLOAD_LIMIT_MB", "UPLOAD_QUOTA_GB")
+    readers = {"web": limits, **dict.fromkeys(("worker-interactive", "worker-bulk"), (*limits, "PICTURE_HOURS"))}
+    for service, names in readers.items():
+        for name in names:
+            default = Settings.model_fields[name.lower()].default
+            given = services()[service]["environment"][f"HEADSCOPE_{name}"]
+            assert given == f"${{HEADSCOPE_{name}:-{default:g}}}", service
+
+
+def test_the_keys_of_a_bucket_are_the_workers_alone_and_have_no_default():
+    given = yaml.safe_load((ROOT / BUCKET).read_text())["services"]
+    assert given.keys() == {"worker-interactive", "worker-bulk"}
+    for service in given.values():
+        assert service.keys() == {"networks", "extra_hosts", "environment"}
+        for name in ("HEADSCOPE_BUCKET", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            assert service["environment"][name].startswith(f"${{{name}:?is not set")
 
 
 def test_no_secret_has_a_default():

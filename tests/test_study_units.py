@@ -15,7 +15,8 @@ import pytest
 
 from store import failpoints, paths
 from store.attempt import Attempt
-from store.errors import StudyBusyError
+from store.bucket import BucketBusyError, BucketConflictError, BucketError
+from store.errors import StudyBusyError, StudyNotFoundError
 from store.ledger import CLEAN, Ledger
 from store.lock import StudyLock
 from store.manifest import Manifest, verify
@@ -584,3 +585,48 @@ def test_a_study_that_was_removed_meanwhile_ends_the_job(queue):
     Attempt.unfinished(study_of(queue), study_units._prepared[queue.job].plan).discard()
     with pytest.raises(MistakeError, match="removed meanwhile"):
         queue.do(steps[0])
+
+
+# --- the bucket ---
+
+
+@pytest.mark.parametrize("bucket", ["s3://lab", None])
+def test_a_plan_ends_with_the_push_where_there_is_a_bucket(queue, bucket):
+    queue.settings = Settings(data=queue.folder / "data", bucket=bucket)
+    *_, last = planned(queue)
+    assert (last == study_units.PUSH) == (bucket is not None)
+    assert pipeline.PUBLISH < study_units.PUSH.phase < CLEAN.phase
+
+
+@pytest.mark.parametrize(
+    ("found", "raised", "said"),
+    [
+        (BucketBusyError("s3://lab is not reached"), DeclineError, "published, but not pushed yet: s3://lab is not"),
+        (BucketError("the key has expired"), DeclineError, "published, but not pushed yet: the key has expired"),
+        (
+            BucketConflictError("s3://lab has another"),
+            MistakeError,
+            "published here, but not pushed: s3://lab has another",
+        ),
+        (StudyNotFoundError("removed meanwhile"), None, ""),
+        (None, None, ""),
+    ],
+)
+def test_a_push_waits_for_a_bucket_that_is_away_and_tells_of_another_study_there(
+    queue, monkeypatch, found, raised, said
+):
+    def push(bucket, folder, progress, check):
+        assert (bucket, folder) == ("s3://lab", study_of(queue))
+        progress(1, 2)
+        if found is not None:
+            raise found
+
+    monkeypatch.setattr(study_units, "Bucket", str)
+    monkeypatch.setattr(study_units.exchange, "push", push)
+    queue.settings = Settings(data=queue.folder / "data", bucket="s3://lab")
+    if raised is None:
+        queue.do(study_units.PUSH)
+    else:
+        with pytest.raises(raised, match=said):
+            queue.do(study_units.PUSH)
+    assert queue.is_done(study_units.PUSH) == (raised is None)

@@ -102,6 +102,11 @@ class Embedded:
             signal.signal(number, handler)
         self._release()
 
+    @property
+    def has_workers(self) -> bool:
+        """Whether it keeps processes beside the page."""
+        return bool(self._children)
+
     def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)

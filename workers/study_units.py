@@ -11,13 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from store import paths
+from store import exchange, paths
 from store.attempt import Attempt, forget
+from store.bucket import Bucket, BucketConflictError, BucketError
 from store.errors import DiskFullError, StoreError, StudyBusyError, StudyNotFoundError
 from store.ledger import CLEAN
 from store.manifest import Manifest
 from store.record import plan_record
-from store.work import CancelledError, Lease, LostLeaseError
+from store.work import CancelledError, Lease, LostLeaseError, Step
 from workers import study as pipeline
 from workers.decode import ImageChangedError
 from workers.jobs import StudyRequest, from_json
@@ -26,8 +27,9 @@ from workers.refusals import field_of
 from workers.runner import DeclineError, MistakeError, Work
 
 PLAN = 0  # its phase
-# Seconds until a unit is tried again, when there is no room, another writer, or only this worker is the matter.
-FULL, BUSY, OTHER = 15, 5, 15
+PUSH = Step(pipeline.PUBLISH + 1, 0, "push")  # where there is a bucket
+# Seconds until a unit is tried again: there is no room, another writer, this worker alone or the bucket is the matter.
+FULL, BUSY, OTHER, AWAY = 15, 5, 15, 60
 
 # What each job needs in memory, of the last jobs in this process; so a job is prepared once in each.
 KEPT_JOBS = 2
@@ -39,7 +41,7 @@ def do(lease: Lease, work: Work) -> None:
     request = from_json(lease.kind, lease.request)
     assert isinstance(request, StudyRequest)
     try:
-        {PLAN: plan, CLEAN.phase: clean}.get(lease.step.phase, unit)(lease, work, request)
+        {PLAN: plan, PUSH.phase: push, CLEAN.phase: clean}.get(lease.step.phase, unit)(lease, work, request)
     except DiskFullError as error:
         lacks = str(error).removeprefix("disk full: ").partition("; make room")[0]
         raise DeclineError(f"disk full: {lacks}; the job goes on when there is room", FULL) from error
@@ -69,7 +71,8 @@ def plan(lease: Lease, work: Work, request: StudyRequest) -> None:
     with pipeline.begin(prepared, lease.job) as attempt:  # nobody can join it before the ledger has the plan
         try:
             work.hold()
-            work.plan(pipeline.pieces(prepared, attempt), facts | {"attempt": attempt.number})
+            steps = [*pipeline.pieces(prepared, attempt), *([PUSH] if work.settings.bucket else [])]
+            work.plan(steps, facts | {"attempt": attempt.number})
         except CancelledError:
             attempt.discard()
             raise
@@ -102,6 +105,22 @@ def unit(lease: Lease, work: Work, request: StudyRequest) -> None:
                 work.note({"price": asdict(price)})
         manifest = _published(folder, lease.facts["attempt"])
     work.finish(result=None if manifest is None else _result(manifest))
+
+
+def push(lease: Lease, work: Work, request: StudyRequest) -> None:
+    """Push the study, which is published, to the bucket; as often as that takes."""
+    folder = paths.study_path(work.settings.studies, request.study)
+    try:
+        exchange.push(
+            Bucket(work.settings.bucket), folder, lambda done, of: work.progress(done, of, "bytes"), work.check
+        )
+    except BucketConflictError as error:
+        raise MistakeError(f"the study is published here, but not pushed: {error}") from error
+    except BucketError as error:
+        raise DeclineError(f"published, but not pushed yet: {error}", AWAY) from error
+    except StudyNotFoundError:
+        pass  # removed meanwhile: there is nothing to push
+    work.finish()
 
 
 def clean(lease: Lease, work: Work, request: StudyRequest) -> None:

@@ -29,6 +29,8 @@ from celery.worker import WorkController, state
 from celery.worker.strategy import default
 
 from store import pictures
+from store.bucket import Bucket
+from store.exchange import Follower
 from store.ledger import Ledger
 from store.settings import Settings
 from workers import doers
@@ -65,9 +67,11 @@ def run_worker(settings: Settings, queue: str, name: str) -> int:
         name: Of this worker; no two that are alive may share it.
     Raises:
         ValueError: There is no such queue.
+        BucketError: The settings' bucket cannot be one.
     """
     if queue not in QUEUES:
         raise ValueError(f"there is no queue {queue!r}; there are {' and '.join(QUEUES)}")
+    follower = Follower(Bucket(settings.bucket), settings.studies) if settings.bucket else None
     ledger = Ledger(settings.ledger_url)
     app, main = celery_app(settings), _process(os.getpid())
     ours = {"settings": settings.model_dump(mode="json"), "queue": queue, "name": name, "main": main}
@@ -100,6 +104,8 @@ def run_worker(settings: Settings, queue: str, name: str) -> int:
     tidy = partial(pictures.sweep, settings, ledger)
     threading.Thread(target=_every, args=(LOOK_SECONDS, watch.look), name="watch", daemon=True).start()
     threading.Thread(target=_every, args=(TIDY_SECONDS, tidy), name="tidy", daemon=True).start()
+    if follower is not None:
+        threading.Thread(target=follower.keep_looking, name="pull", daemon=True).start()
     worker.start()
     return int(worker.exitcode or 0)
 
