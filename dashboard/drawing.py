@@ -21,8 +21,8 @@ from store.errors import StoreError
 
 ALWAYS = ("study", "theme")
 
-# Attributes that are JSON for headscope.js: what a view's script takes, and elements. It builds those, as for each
-# component of Dash's a browser does something at every change on the page.
+# What headscope.js sees to: it gives a view's script what it is told, and builds what is in an element. For each
+# component and each output of Dash's, a browser does something at every change on the page.
 TOLD, BODY = "data-told", "data-body"
 SCRIPTED = (TOLD, BODY)
 
@@ -34,7 +34,8 @@ class Drawing:
     """What a view shows, and when it is drawn anew.
 
     Attributes:
-        outputs: What is drawn. The last is the line that says how to read it, where errors are told too.
+        outputs: What is drawn; a BODY is of dash.html alone. The last is the line that says how to read it, where
+            errors are told too.
         fields: Of the selection, that the drawing depends on; study and theme always do.
         draw: A value for each output.
         blank: A value for each output but the last, for what cannot be drawn.
@@ -81,26 +82,28 @@ def anew(
 
 def sent(
     drawings: Sequence[Drawing], values: Sequence[tuple[Any, ...]], shown: object
-) -> tuple[list[Any], list[int | None]]:
-    """What the page does not show yet, for all outputs one after another, and digests of all that it then shows.
+) -> tuple[str, list[Any], list[int | None]]:
+    """What the page does not show yet.
 
     Args:
         values: Of each drawing.
-        shown: Those digests as they were before, from the browser. Anything else sends all.
+        shown: The digests that this gave before, from the browser. Anything else sends all.
+    Returns:
+        JSON of what scripts take, by output; a value for each of the other outputs; a digest of each output.
     """
     outputs = [output for each in drawings for output in each.outputs]
     before = shown if isinstance(shown, list) and len(shown) == len(outputs) else [None] * len(outputs)
-    out: list[Any] = []
+    scripted: list[str] = []
+    others: list[Any] = []
     digests: list[int | None] = []
     for output, value, was in zip(outputs, (value for each in values for value in each), before, strict=True):
-        if value is no_update:
-            digest = was
-        elif isinstance(value, go.Figure):  # a script may have changed what is shown of it
-            digest = None
-        else:
-            text = to_json_plotly(value)
-            digest = zlib.crc32(text.encode())
-            value = text if output.component_property in SCRIPTED else value
-        digests.append(digest)
-        out.append(no_update if digest == was and digest is not None else value)
-    return out, digests
+        known = value is no_update
+        text = "" if known or isinstance(value, go.Figure) else to_json_plotly(value)
+        # A figure has no digest: a script may have changed what is shown of it.
+        digests.append(was if known else zlib.crc32(text.encode()) if text else None)
+        known = known or (was is not None and digests[-1] == was)
+        if output.component_property not in SCRIPTED:
+            others.append(no_update if known else value)
+        elif not known:
+            scripted.append(f'"{output}":{text}')
+    return "{" + ",".join(scripted) + "}", others, digests

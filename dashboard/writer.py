@@ -19,7 +19,7 @@ from dash.exceptions import PreventUpdate
 from plotly.io.json import to_json_plotly
 
 from dashboard.data import STUDIES_OPEN, Shelf, StudyFacts, facts, indices_of
-from dashboard.drawing import TOLD, Drawing, anew, sent
+from dashboard.drawing import SCRIPTED, TOLD, Drawing, anew, sent
 from dashboard.image_sets import corners_of
 from dashboard.routes import pictures_url
 from dashboard.selection import (
@@ -55,6 +55,7 @@ from store.study import Study
 
 URL = "url"  # {"search": the address, "theme": the browser's own}, when it was not this page that changed it
 WRITTEN = "written"  # what `told` gives; scripts have it as headscope.selection, .index and .facts
+SHOWN = "shown"  # what scripts draw of it
 GESTURES = "gestures"  # made since the page last settled: {"gestures": [{"kind", "value"}, ...], "n": number}
 NOTICE = "notice"
 EMPTY = "empty"
@@ -84,7 +85,8 @@ NO_STUDY = [
 
 def layout() -> list[Any]:
     stores = [dcc.Store(id=each) for each in (URL, GESTURES)]
-    return [html.Div(id=WRITTEN, hidden=True), *stores, html.Div(id=NOTICE, className="notice", role="status")]
+    told = [html.Div(id=each, hidden=True) for each in (WRITTEN, SHOWN)]
+    return [*told, *stores, html.Div(id=NOTICE, className="notice", role="status")]
 
 
 @dataclass(frozen=True)
@@ -260,13 +262,16 @@ def facts_told(study: Study) -> dict[str, Any]:
 
 def register(app: Dash, shelf: Shelf, drawings: Sequence[Drawing]) -> None:
     app.clientside_callback(ClientsideFunction("page", "search"), Output(URL, "data"), Input(URL, "id"))
+    outputs = [output for drawing in drawings for output in drawing.outputs]
+    others = [output for output in outputs if output.component_property not in SCRIPTED]
 
     @app.callback(
         Output(WRITTEN, TOLD),
+        Output(SHOWN, TOLD),
         Output(header.STUDY, "value"),
         Output(EMPTY, "children"),
         Output(STAGE, "hidden"),
-        *(output for drawing in drawings for output in drawing.outputs),
+        *others,
         Input(URL, "data"),
         Input(header.STUDY, "value"),
         Input(header.THEME, "data"),
@@ -288,19 +293,14 @@ def register(app: Dash, shelf: Shelf, drawings: Sequence[Drawing]) -> None:
         chosen = result.chosen
         said = {"notice": result.notice, "done": value.get("n") if isinstance(value, dict) else None}
         if chosen is None:
-            return (
-                to_json_plotly(said),
-                no_update,
-                NO_STUDY,
-                True,
-                *(no_update for each in drawings for _ in each.outputs),
-            )
+            return to_json_plotly(said), no_update, no_update, NO_STUDY, True, *(no_update for _ in others)
         known = facts(shelf.open(chosen.study))
-        views, digests = sent(drawings, anew(drawings, known, chosen, last), last.get("digests"))
+        shown, views, digests = sent(drawings, anew(drawings, known, chosen, last), last.get("digests"))
         if result.found or chosen.data() != before:
             said["address"] = {"search": to_search(chosen, known), "replace": result.found, "title": title(chosen)}
         return (
             to_json_plotly(told(known, chosen) | said | {"digests": digests}),
+            shown,
             no_update if source == GESTURES else chosen.study,
             None if before is None else no_update,
             False if before is None else no_update,

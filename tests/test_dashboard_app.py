@@ -111,7 +111,20 @@ def drawn(known: StudyFacts, chosen: Selection) -> dict[str, str]:
         assert len(made) == len(drawing.outputs)
         values |= {str(output): to_json(value) for output, value in zip(drawing.outputs, made, strict=True)}
         assert len(drawing.blank(LIGHT)) == len(drawing.outputs) - 1
+        parts = zip(drawing.outputs, made, strict=True)
+        built = [value for output, value in parts if output.component_property == BODY]
+        assert {each._namespace for value in built for each in components(value)} <= {"dash_html_components"}
     return values
+
+
+def components(inside: Any) -> Iterator[Component]:
+    """Every component in what a view draws."""
+    if isinstance(inside, Component):
+        yield inside
+        yield from components(getattr(inside, "children", None))
+    elif isinstance(inside, list | tuple):
+        for each in inside:
+            yield from components(each)
 
 
 def says(shelf: Shelf, chosen: Selection, component: str) -> str:

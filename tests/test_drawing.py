@@ -113,34 +113,37 @@ def of_values(**values: Any) -> tuple[list[Drawing], list[tuple[Any, ...]]]:
 
 
 def test_only_what_the_page_does_not_show_yet_is_sent():
-    first, digests = sent(*of_values(children=[html.P("one")], title="a", hidden=False), None)
-    assert first == [first[0], "a", False]
+    scripted, others, digests = sent(*of_values(**{BODY: [html.P("one")]}, title="a", hidden=False), None)
+    assert json.loads(scripted)[f"view.{BODY}"][0]["props"] == {"children": "one"}
+    assert others == ["a", False]
     assert len(set(digests)) == 3
-    again, same = sent(*of_values(children=[html.P("one")], title="b", hidden=False), digests)
-    assert again == [no_update, "b", no_update]
+    scripted, others, same = sent(*of_values(**{BODY: [html.P("one")]}, title="b", hidden=False), digests)
+    assert (scripted, others) == ("{}", ["b", no_update])
     assert [now == was for now, was in zip(same, digests, strict=True)] == [True, False, True]
 
 
 def test_what_is_left_alone_keeps_its_digest():
-    _, digests = sent(*of_values(children="one"), None)
-    assert sent(*of_values(children=no_update), digests) == ([no_update], digests)
-    assert sent(*of_values(children="one"), digests)[0] == [no_update]
-    assert sent(*of_values(children=no_update), None) == ([no_update], [None])
+    *_, digests = sent(*of_values(**{BODY: "one"}, title="a"), None)
+    assert sent(*of_values(**{BODY: no_update}, title=no_update), digests) == ("{}", [no_update], digests)
+    assert sent(*of_values(**{BODY: "one"}, title="a"), digests) == ("{}", [no_update], digests)
+    assert sent(*of_values(**{BODY: no_update}), None) == ("{}", [], [None])
 
 
 def test_a_figure_is_always_sent():
     figure = go.Figure()
-    _, digests = sent(*of_values(figure=figure), None)
-    assert sent(*of_values(figure=figure), digests) == ([figure], [None])
+    *_, digests = sent(*of_values(figure=figure), None)
+    assert sent(*of_values(figure=figure), digests) == ("{}", [figure], [None])
 
 
-def test_what_a_script_takes_is_sent_as_text():
-    drawings, values = of_values(**{TOLD: {"same": np.arange(2)}, BODY: html.P("é", className="x")})
-    (told, body), _ = sent(drawings, values, None)
-    assert json.loads(told) == {"same": [0, 1]}
-    assert json.loads(body)["props"] == {"children": "é", "className": "x"}
+def test_what_scripts_take_is_one_text():
+    drawings, values = of_values(**{TOLD: {"same": np.arange(2)}, BODY: html.P("é </script>", className="x")})
+    scripted, others, digests = sent(drawings, values, None)
+    told = json.loads(scripted)
+    assert told[f"view.{TOLD}"] == {"same": [0, 1]}
+    assert told[f"view.{BODY}"]["props"] == {"children": "é </script>", "className": "x"}
+    assert (others, len(digests)) == ([], 2)
 
 
 @pytest.mark.parametrize("odd", [None, 3, [], ["x"], [1, 2, 3], {"a": 1}, [[None], {}]])
 def test_digests_that_the_browser_makes_up_send_all(odd: object):
-    assert sent(*of_values(children="one", title="a"), odd)[0] == ["one", "a"]
+    assert sent(*of_values(**{BODY: "one"}, title="a"), odd)[:2] == (f'{{"view.{BODY}":"one"}}', ["a"])

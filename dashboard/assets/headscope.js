@@ -3,7 +3,7 @@
    headscope.selection, headscope.index (of its image, or null) and headscope.facts (of its study) are the latest. */
 window.headscope = (() => {
     const listeners = [];
-    const told = {}; // listeners, by id
+    const told = {}; // listeners, by name
     const late = []; // what waits until the views are drawn
     const held = new Set(); // promises of views that are still being drawn
     const colours = new Map(); // by theme and name
@@ -22,9 +22,9 @@ window.headscope = (() => {
             }
         },
 
-        /* Calls with what the server tells the element of that id: its data-told, after each change. */
-        onTold(id, listener) {
-            told[id] = listener;
+        /* Calls with what the server tells of that name, when it is something else. */
+        onTold(name, listener) {
+            told[name] = listener;
         },
 
         /* Calls once the views have drawn what is selected and it is painted: what may wait does not slow them. */
@@ -119,7 +119,7 @@ window.headscope = (() => {
 
     const PATIENCE = 3000; // ms; a server that does not answer must not silence the page
     const MOST = 1000;
-    const AFTER = 100; // ms, that the address follows the views: a browser takes 10 ms for it
+    const AFTER = 300; // ms, that the address follows the views: a browser takes 10 ms for it
     let waiting = [];
     let sent = 0;
     let sentAt = -Infinity; // when; -Infinity: the page is settled
@@ -203,15 +203,15 @@ window.headscope = (() => {
 
     /* Called once the page is there. Dash marks what an answer will fill, and one answer fills all views: one tells. */
     function watch() {
-        const stage = document.getElementById("stage"), told = stage.querySelector(".reading");
+        const stage = document.getElementById("stage"), written = document.getElementById("written");
         let timer;
         const look = () => {
-            const works = told.hasAttribute("data-dash-is-loading");
+            const works = written.hasAttribute("data-dash-is-loading");
             clearTimeout(timer);
             timer = works && setTimeout(() => stage.classList.add("working"), shared.NOTICED);
             works || stage.classList.remove("working");
         };
-        new MutationObserver(look).observe(told, {attributeFilter: ["data-dash-is-loading"]});
+        new MutationObserver(look).observe(written, {attributeFilter: ["data-dash-is-loading"]});
         look();
     }
 
@@ -258,7 +258,7 @@ window.headscope = (() => {
     }
 
     /* The answer is there: what dashboard/writer.py has written. */
-    told.written = answer => {
+    function answered(answer) {
         document.getElementById("notice").textContent = answer.notice;
         if (answer.selection) {
             select(answer);
@@ -269,9 +269,9 @@ window.headscope = (() => {
         }
         setTimeout(() => window.dash_clientside.page.address(answer.address), AFTER);
         Promise.allSettled([...held]).then(() => requestAnimationFrame(() => requestAnimationFrame(finish)));
-    };
+    }
 
-    /* --- what the server tells: attributes that are JSON, as dashboard/drawing.py says --- */
+    /* --- what the server tells, in attributes that are JSON --- */
 
     /* Text and elements of components of dash.html, or lists of them. */
     function built(body) {
@@ -289,14 +289,19 @@ window.headscope = (() => {
     }
 
     new MutationObserver(changes => {
-        for (const {target} of changes.filter(change => change.attributeName === "data-body")) {
-            target.replaceChildren(...built(JSON.parse(target.dataset.body)));
+        const heard = id => changes.some(({target}) => target.id === id) && JSON.parse(document.getElementById(id).dataset.told);
+        const answer = heard("written");
+        const shown = Object.entries(heard("shown") || {}).map(([place, value]) => [...place.split("."), value]);
+        for (const [id, , body] of shown.filter(([, part]) => part === "data-body")) {
+            document.getElementById(id).replaceChildren(...built(body));
         }
-        const first = change => change.target.id !== "written"; // all others go by what it says
-        for (const {target} of changes.filter(change => change.attributeName === "data-told").sort((one, other) => first(one) - first(other))) {
-            told[target.id]?.(JSON.parse(target.dataset.told));
+        if (answer) {
+            answered(answer);
         }
-    }).observe(document, {subtree: true, attributeFilter: ["data-told", "data-body"]});
+        for (const [name, , value] of shown.filter(([, part]) => part === "data-told")) {
+            told[name](value);
+        }
+    }).observe(document, {subtree: true, attributeFilter: ["data-told"]});
 
     window.dash_clientside = window.dash_clientside || {};
     window.dash_clientside.header = {

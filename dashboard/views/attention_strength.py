@@ -11,7 +11,7 @@ from dash import ClientsideFunction, Dash, Input, Output, html
 
 from dashboard import graphs
 from dashboard.data import Array, Shelf, StudyFacts, members, of_image, read, strength_mean, summary, table
-from dashboard.drawing import TOLD, Drawing
+from dashboard.drawing import BODY, TOLD, Drawing
 from dashboard.exports import Columns, Export, opening, over_images
 from dashboard.image_sets import Entropy, conditions_of, without
 from dashboard.selection import Selection, head_label
@@ -69,8 +69,6 @@ def layout() -> html.Section:
             ],
             className="strength",
         ),
-        html.Div(id=ENTROPY, hidden=True),
-        html.Div(id=BRUSH, hidden=True),
     ]
     return panel(NAME, "Attention strength", HEADS_READING, body)
 
@@ -464,13 +462,13 @@ def blank_images(colours: Palette) -> tuple[Any, ...]:
 # Three, as a head that is picked leaves the graph of all heads as it is, and an image that of all images.
 DRAWINGS = (
     Drawing(
-        outputs=(Output(HEADS, "figure"), Output(HEADS_READING, "children")),
+        outputs=(Output(HEADS, "figure"), Output(HEADS_READING, BODY)),
         fields=("images", "image"),
         draw=draw_heads,
         blank=blank_heads,
     ),
     Drawing(
-        outputs=(Output(HOPS, "figure"), Output(ENTROPY, TOLD), Output(HOPS_READING, "children")),
+        outputs=(Output(HOPS, "figure"), Output(ENTROPY, TOLD), Output(HOPS_READING, BODY)),
         fields=("images", "image", "layer", "head"),
         draw=draw_hops,
         blank=blank_hops,
@@ -478,9 +476,9 @@ DRAWINGS = (
     Drawing(
         outputs=(
             Output(IMAGES, "figure"),
-            Output(PLACE, "children"),
+            Output(PLACE, BODY),
             Output(BRUSH, TOLD),
-            Output(IMAGES_READING, "children"),
+            Output(IMAGES_READING, BODY),
         ),
         fields=("images", "layer", "head"),
         draw=draw_images,

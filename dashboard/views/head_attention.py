@@ -10,7 +10,7 @@ import numpy as np
 from dash import Output, html
 
 from dashboard.data import Array, StudyFacts, indices_of, per_image
-from dashboard.drawing import Drawing
+from dashboard.drawing import BODY, Drawing
 from dashboard.exports import Columns, Export
 from dashboard.routes import image_words, pictures_url
 from dashboard.selection import Selection
@@ -63,7 +63,7 @@ def blank(colours: Palette) -> tuple[list[html.Button]]:
 
 
 DRAWING = Drawing(
-    outputs=(Output(SUGGESTED, "children"), Output(READING, "children")),
+    outputs=(Output(SUGGESTED, BODY), Output(READING, BODY)),
     fields=("images", "image", "layer", "head", "metric"),
     draw=draw,
     blank=blank,

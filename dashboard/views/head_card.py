@@ -56,8 +56,8 @@ DRAWING = Drawing(
     outputs=(
         Output(TABLE, BODY),
         Output(PATTERNS, BODY),
-        Output(LABEL, "children"),
-        Output(READING, "children"),
+        Output(LABEL, BODY),
+        Output(READING, BODY),
     ),
     fields=("images", "image", "layer", "head", "metric"),
     draw=draw,

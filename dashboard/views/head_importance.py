@@ -12,7 +12,7 @@ from dash import Output, html
 
 from dashboard import graphs
 from dashboard.data import Array, StudyFacts, Summary, members, of_image, predictions, summary
-from dashboard.drawing import Drawing
+from dashboard.drawing import BODY, Drawing
 from dashboard.exports import Columns, Export, opening, over_images
 from dashboard.selection import Selection, head_label
 from dashboard.theme import Palette, colorscale, faded, palette
@@ -62,7 +62,7 @@ def blank(colours: Palette) -> tuple[go.Figure]:
 
 
 DRAWING = Drawing(
-    outputs=(Output(GRAPH, "figure"), Output(READING, "children")),
+    outputs=(Output(GRAPH, "figure"), Output(READING, BODY)),
     fields=("images", "image", "metric", "curve", "sort"),
     draw=draw,
     blank=blank,

@@ -12,7 +12,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 
 from dashboard import access
 from dashboard.data import Shelf, StudyFacts, indices_of, read
-from dashboard.drawing import Drawing
+from dashboard.drawing import BODY, Drawing
 from dashboard.image_sets import Classes, Condition, Entropy, Ids, Lasso, Prediction, Probability, conditions_of
 from dashboard.selection import TABS, Selection, head_label
 from dashboard.views import choice
@@ -200,13 +200,13 @@ def _no_set(colours: Any) -> tuple[Any, ...]:
 
 
 DRAWINGS = (
-    Drawing((Output(CAVEATS, "children"), Output(CLASSES, "options"), Output(FACTS, "children")), (), draw, _nothing),
+    Drawing((Output(CAVEATS, "children"), Output(CLASSES, "options"), Output(FACTS, BODY)), (), draw, _nothing),
     Drawing(
         (
-            Output(CHIPS, "children"),
+            Output(CHIPS, BODY),
             Output(PROBABILITY, "value"),
-            Output(FILTER_SAID, "children"),
-            Output(SET, "children"),
+            Output(FILTER_SAID, BODY),
+            Output(SET, BODY),
         ),
         ("images",),
         draw_set,

@@ -47,7 +47,7 @@ def draw(facts: StudyFacts, chosen: Selection) -> tuple[Any, ...]:
 
 
 DRAWING = Drawing(
-    (Output(CARD, BODY), Output(RELEASE, "disabled"), Output(READING, "children")),
+    (Output(CARD, BODY), Output(RELEASE, "disabled"), Output(READING, BODY)),
     ("image", "images"),
     draw,
     lambda colours: ("", True),
@@ -123,7 +123,7 @@ def of_set(facts: StudyFacts, chosen: Selection) -> html.Div:
         probability = probability[np.isfinite(probability)]
         parts += _term("P(target)", f"mean {number(float(probability.mean()) if len(probability) else math.nan)}")
     parts += _term("Read from", study.attrs["images"]["folder"])
-    hint = html.P([html.B("Click a point"), " to select an image, or press ", html.Kbd("]"), " for the first of them."])
+    hint = html.P([html.B("Click a point"), " to select an image, or press ", html.Kbd("]"), "."])
     return html.Div([html.Dl(parts), hint], className="of-set", tabIndex="0")
 
 

@@ -84,7 +84,6 @@ def layout() -> html.Section:
         dcc.Tooltip(id=TOOLTIP, direction="right", className="thumbnail-tooltip"),
         choice.layout(COLOUR, COLOUR_LABELS, "Colour of the points"),
         html.Div(id=LEGEND, className="legend"),
-        html.Div(id=MARKS, hidden=True),
     ]
     return panel(NAME, "Image overview", READING, body, [lasso, picture])
 
@@ -426,7 +425,7 @@ def blank(colours: Palette) -> tuple[go.Figure]:
     return (graphs.blank(colours),)
 
 
-DRAWING = Drawing((Output(GRAPH, "figure"), Output(READING, "children")), ("images", "metric", "colour"), draw, blank)
+DRAWING = Drawing((Output(GRAPH, "figure"), Output(READING, BODY)), ("images", "metric", "colour"), draw, blank)
 DRAWING_LEGEND = Drawing(
     (Output(MARKS, TOLD), Output(LEGEND, "style"), Output(LEGEND, BODY)),
     ("images", "image", "metric", "colour", "layer", "head"),

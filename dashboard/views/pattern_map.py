@@ -19,7 +19,7 @@ from flask import Response, abort, request
 from dashboard import graphs
 from dashboard.data import Array, Shelf, StudyFacts, facts, indices_of, large, map_array, of_image, read, table
 from dashboard.density import SHARES, Part, Window, bins_of, density, outlined, painted, sampled, whole
-from dashboard.drawing import TOLD, Drawing
+from dashboard.drawing import BODY, TOLD, Drawing
 from dashboard.graphs import sent
 from dashboard.routes import HASH_DIGITS, pictures_url
 from dashboard.selection import MAP_COLOURS, MAP_LOOKS, MAPS, Selection, head_label, resolve
@@ -70,7 +70,6 @@ def layout() -> html.Section:
         html.Div(under, className="map-key"),
         dcc.Tooltip(id=TOOLTIP, direction="right", className="thumbnail-tooltip"),
         dcc.Store(id=DRAWN),
-        html.Div(id=MARKS, hidden=True),
     ]
     tools = choice.layout("map", MAP_LABELS, "Which attention the map is of")
     return panel("pattern-map", "Pattern map", READING, body, tools)
@@ -608,18 +607,18 @@ DRAWINGS = (
     Drawing(
         outputs=(
             Output(DRAWN, "data"),
-            Output(LEGEND, "children"),
+            Output(LEGEND, BODY),
             Output(CAUTION, "children"),
-            Output(ABSENT, "children"),
+            Output(ABSENT, BODY),
             Output(ABSENT, "hidden"),
-            Output(READING, "children"),
+            Output(READING, BODY),
         ),
         fields=("images", "map", "map_as", "map_colour", "metric"),
         draw=draw,
         blank=blank,
     ),
     Drawing(
-        outputs=(Output(MARKS, TOLD), Output(MARKED, "children")),
+        outputs=(Output(MARKS, TOLD), Output(MARKED, BODY)),
         fields=("images", "image", "layer", "head", "map", "map_colour", "metric"),
         draw=draw_marks,
         blank=lambda colours: (None,),
