@@ -11,6 +11,7 @@ import signal
 import time
 
 VARIABLE = "HEADSCOPE_FAILPOINT"
+EXCHANGE = ("after-object-push", "before-commit", "after-object-pull", "before-place")
 NAMES = (
     "before-unit-write",
     "after-unit-write",
@@ -25,12 +26,9 @@ NAMES = (
     "after-manifest",
     "after-hold",
     "half-placed",
-    "after-object-push",
-    "before-commit",
-    "after-object-pull",
-    "before-place",
     "before-ledger-commit",
     "after-ledger-commit",
+    *EXCHANGE,
 )
 
 _setting: str | None = None

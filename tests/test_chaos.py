@@ -4,7 +4,7 @@ from precompute.demo.model import WEIGHTS
 from precompute.demo.pictures import write_picture_set
 from tests.chaos import chaos
 
-KILLS = 6
+KILLS = 4
 
 
 def test_a_disturbed_study_has_the_manifest_of_an_undisturbed_one(tmp_path):

@@ -43,7 +43,7 @@ window.headscope = (() => {
         },
 
         /* Whether the views have drawn what is selected, and no gesture waits. */
-        drawn: () => sentAt === -Infinity && waiting.length === 0 && held.size === 0 && shared.selection !== null,
+        drawn: () => sentAt === -Infinity && waiting.length === 0 && held.size === 0 && shared.selection !== null && address === null,
 
         label: (layer, head) => `L${layer}·H${head}`,
 
@@ -119,11 +119,11 @@ window.headscope = (() => {
 
     const PATIENCE = 3000; // ms; a server that does not answer must not silence the page
     const MOST = 1000;
-    const AFTER = 300; // ms, that the address follows the views: a browser takes 10 ms for it
     let waiting = [];
     let sent = 0;
     let sentAt = -Infinity; // when; -Infinity: the page is settled
     let selected = ""; // as JSON, of which study
+    let address = null; // that is not written yet
 
     function send() {
         if (waiting.length && performance.now() - sentAt > PATIENCE) {
@@ -257,6 +257,17 @@ window.headscope = (() => {
         late.splice(0).forEach(then => then());
     }
 
+    /* The address follows once the views are drawn, as a browser takes 10 ms for it, but before whatever comes next. */
+    function follow() {
+        if (address) {
+            const to = address;
+            address = null;
+            window.dash_clientside.page.address(to);
+        }
+    }
+    addEventListener("pointerdown", follow, true);
+    addEventListener("keydown", follow, true);
+
     /* The answer is there: what dashboard/writer.py has written. */
     function answered(answer) {
         document.getElementById("notice").textContent = answer.notice;
@@ -267,7 +278,14 @@ window.headscope = (() => {
             sentAt = -Infinity;
             requestAnimationFrame(send);
         }
-        setTimeout(() => window.dash_clientside.page.address(answer.address), AFTER);
+        follow();
+        address = answer.address ?? null;
+        if (document.documentElement.dataset.page === "workspace") {
+            late.push(follow);
+            setTimeout(follow, PATIENCE); // in a tab that is not looked at nothing is painted
+        } else {
+            follow();
+        }
         Promise.allSettled([...held]).then(() => requestAnimationFrame(() => requestAnimationFrame(finish)));
     }
 
