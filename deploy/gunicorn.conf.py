@@ -18,7 +18,7 @@ except ValidationError as error:
 except (ValueError, StoreError) as error:
     sys.exit(f"headscope: {error}")
 
-wsgi_app = "dashboard.wsgi:create_server()"
+wsgi_app = "dashboard.wsgi:server()"
 bind = f"{settings.host}:{settings.port}"
 worker_class = "gthread"
 workers = 2  # one that dies or is busy leaves one that answers

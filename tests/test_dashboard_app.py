@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import json
 import random
 import re
@@ -19,7 +20,7 @@ from dash.development.base_component import Component
 from PIL import Image
 
 from dashboard import routes, writer
-from dashboard.app import ASSETS, DRAWINGS, create_app
+from dashboard.app import ASSETS, DRAWINGS, create_app, create_server
 from dashboard.data import Shelf, StudyFacts, facts, large, per_image, predictions, read, summary, table
 from dashboard.drawing import BODY, anew
 from dashboard.selection import COLOURS, Selection, default, fits, to_search
@@ -725,3 +726,13 @@ def test_calls_with_anything_changed_are_answered_or_refused(app: Dash, client: 
     # Both kinds were tried: what is refused before it reaches a callback, and what does reach one.
     assert min(statuses[400], statuses[200] + statuses[204]) > calls / 10
     assert client.get("/health").status_code == 200
+
+
+def test_a_server_leaves_what_it_started_with_out_of_garbage_collections(data: Path):
+    before = gc.get_freeze_count()
+    try:
+        server = create_server(Settings(data=data))
+        assert gc.get_freeze_count() > before + 10_000
+        assert server.test_client().get("/health").status_code == 200
+    finally:
+        gc.unfreeze()
