@@ -109,8 +109,8 @@ def pull(bucket: Bucket, studies: Path, name: str, progress: Progress, check: Ch
         files.put_now(paths.manifest_path(staging), text)
         try:
             opened = open_published(staging)
-            assert opened.sizes
-            assert opened.attrs["model"]["name"]
+            if not (opened.sizes and opened.attrs["model"]["name"]):
+                raise ValueError("it has no arrays, or no model")
         except Exception as error:  # a stranger wrote it: whatever it makes Zarr raise, it is no study
             raise DamagedError(
                 f"study {name} of {bucket.url} is as its manifest says, but does not open ({type(error).__name__}); "

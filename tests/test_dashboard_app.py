@@ -38,6 +38,7 @@ from dashboard.words import METRICS
 from store.errors import StudyNotFoundError
 from store.paths import manifest_path
 from store.settings import Settings
+from tests.components import components
 from tests.studies import TinyStudy, compute, tiny_study
 
 # Each a kind of study that the page must show.
@@ -116,16 +117,6 @@ def drawn(known: StudyFacts, chosen: Selection) -> dict[str, str]:
         built = [value for output, value in parts if output.component_property == BODY]
         assert {each._namespace for value in built for each in components(value)} <= {"dash_html_components"}
     return values
-
-
-def components(inside: Any) -> Iterator[Component]:
-    """Every component in what a view draws."""
-    if isinstance(inside, Component):
-        yield inside
-        yield from components(getattr(inside, "children", None))
-    elif isinstance(inside, list | tuple):
-        for each in inside:
-            yield from components(each)
 
 
 def says(shelf: Shelf, chosen: Selection, component: str) -> str:

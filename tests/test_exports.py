@@ -5,7 +5,6 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -26,6 +25,7 @@ from dashboard.selection import Selection, default, to_search
 from dashboard.views import export_menu
 from store.errors import StoreError
 from store.settings import Settings
+from tests.components import components
 from tests.studies import compute, tiny_study
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -219,15 +219,6 @@ def test_two_exports_cannot_have_one_name(shelf: Shelf):
 # --- what the page's own views give ---
 
 
-def parts(component: Any) -> Iterator[Component]:
-    if isinstance(component, Component):
-        yield component
-        yield from parts(getattr(component, "children", None))
-    elif isinstance(component, list | tuple):
-        for each in component:
-            yield from parts(each)
-
-
 def properties(component: Component) -> dict[str, Any]:
     return component.to_plotly_json()["props"]
 
@@ -235,12 +226,12 @@ def properties(component: Component) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def exported(app: Dash) -> list[str]:
     """Names of all exports in the menus of the page."""
-    [menu] = [properties(each) for each in parts(app.layout()) if getattr(each, "id", None) == export_menu.MENU]
+    [menu] = [properties(each) for each in components(app.layout()) if getattr(each, "id", None) == export_menu.MENU]
     return [export["name"] for export in json.loads(menu["data-exports"])]
 
 
 def test_every_panel_explains_itself_and_enlarges(app: Dash):
-    every = [properties(each) for each in parts(app.layout())]
+    every = [properties(each) for each in components(app.layout())]
     assert {each["data-about"] for each in every if "data-about" in each} == set(ABOUT)
     assert {each["data-menu"] for each in every if "data-menu" in each} == set(ABOUT)
 
@@ -257,7 +248,7 @@ def test_what_a_panel_says_names_files_that_compute_it(panel: str):
 
 
 def test_every_panel_has_something_to_leave_with(app: Dash):
-    [menu] = [properties(each) for each in parts(app.layout()) if getattr(each, "id", None) == export_menu.MENU]
+    [menu] = [properties(each) for each in components(app.layout()) if getattr(each, "id", None) == export_menu.MENU]
     assert {export["panel"] for export in json.loads(menu["data-exports"])} == set(ABOUT)
 
 

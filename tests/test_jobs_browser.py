@@ -314,7 +314,7 @@ def test_the_form_asks_for_nothing_more_once_its_price_is_there(page: "playwrigh
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.wait_for_timeout(3000)
-    assert len(asked) <= 2  # the poll of a quiet page, every 5 s
+    assert len(asked) <= 1  # the poll of a quiet page, every 8 s
 
 
 def test_what_is_wrong_stands_beside_its_field(page: "playwright.Page", lab: Lab):

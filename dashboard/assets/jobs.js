@@ -1,7 +1,7 @@
 /* How do jobs come onto the page, and what do their rows look like? The page asks for what is new, again and again. */
 window.dash_clientside = window.dash_clientside || {};
 (() => {
-    const EVERY = {jobs: 1000, live: 2000, quiet: 5000}; // ms: on the page of jobs; while jobs are live; else
+    const EVERY = {jobs: 1000, live: 2000, quiet: 8000}; // ms: on the page of jobs; while jobs are live; else
     const root = document.documentElement;
     const set = (id, props) => window.dash_clientside.set_props(id, props);
     const addressed = () => new URLSearchParams(location.search).get("job") ?? "";
