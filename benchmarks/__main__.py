@@ -1,6 +1,8 @@
 """python -m benchmarks: measure, and write a table of Markdown."""
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -93,12 +95,11 @@ def main(
     }
     facts: list[str] = []
     texts: list[str] = []
-    with described(facts):
+    with described(facts, served=bool(url)):
         for each in names:
             texts.append(benchmarks[each](rounds).markdown())
             print(texts[-1], flush=True)
-    memory = "" if keep else " --no-keep"
-    facts.append(f"- `python -m benchmarks {' '.join(names)} --rounds {rounds}{memory}`, medians")
+    facts.append(f"- `python -m benchmarks {shlex.join(sys.argv[1:])}`")
     print("\n".join(facts))
     if out is not None:
         out.write_text("\n".join([*facts, "", *texts]))

@@ -40,6 +40,7 @@ CALLBACKS, POLL = "/_dash-update-component", "/jobs.json"
 SETTLED, STATE, AGAIN, RUN = "pruning-settled", "pruning-state", "pruning-again", "pruning-run"
 # Of what a page loads, what a browser keeps for good and asks no second time.
 KEPT = ("/assets/", "/_dash-component-suites/", "/_favicon")
+KEYS = (("]", OF_IMAGE), ("ArrowRight", OF_HEAD), ("]", OF_IMAGE), ("ArrowLeft", OF_HEAD))  # pressed in turn
 SET = "low => headscope.gesture('probability', [low, 1])"
 DRAWN = """() => new Promise(then => {
     const look = () => headscope.drawn() ? then() : requestAnimationFrame(look);
@@ -156,18 +157,19 @@ class Serving:
     def __init__(self, url: str) -> None:
         port = urlsplit(url).port
         heard = [each for each in psutil.net_connections("tcp") if each.status == "LISTEN" and each.laddr.port == port]
-        roots = [psutil.Process(pid) for pid in {each.pid for each in heard} if pid]
-        if not roots:
+        called = [psutil.Process(each.pid).cmdline() for each in heard if each.pid]
+        if not called:
             raise ValueError(f"no process of this machine listens at {url!r}; give --url")
-        self._web = {each.pid: each for each in roots}  # gunicorn's processes share the socket; workers are not meant
+        # gunicorn's processes share one socket, which is told of one of them; workers are called otherwise
+        self._web = [each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] in called]
 
     def rss(self) -> int:
         """Bytes of memory of the processes that answer."""
-        return sum(each.memory_info().rss for each in self._web.values())
+        return sum(each.memory_info().rss for each in self._web)
 
     def busy(self) -> float:
         """Processor seconds of them so far."""
-        return sum(sum(each.cpu_times()[:2]) for each in self._web.values())
+        return sum(sum(each.cpu_times()[:2]) for each in self._web)
 
 
 def load_table(url: str, study: str, data: Path, users: int, seconds: float) -> Table:
@@ -235,14 +237,14 @@ def _visitors(url: str, data: Path, number: int) -> Iterator[tuple[Callable[[int
 
 @contextmanager
 def _pages(url: str, study: str, cookie: str, number: int) -> Iterator[list[Any]]:
-    """Pages of Chromium with the workspace open."""
+    """Pages of Chromium with the workspace open, each in a window of its own: a hidden tab waits for timers."""
     with browsing() as browser:
-        context = browser.new_context(viewport=SCREEN)
-        if cookie:
-            name, _, value = cookie.partition("=")
-            context.add_cookies([{"name": name, "value": value, "url": url}])
         pages = []
         for _ in range(number):
+            context = browser.new_context(viewport=SCREEN)
+            if cookie:
+                name, _, value = cookie.partition("=")
+                context.add_cookies([{"name": name, "value": value, "url": url}])
             page = context.new_page()
             page.add_init_script(VIEWS)
             page.goto(f"{url}/?{urlencode({'study': study, 'layer': 0, 'head': 0})}")
@@ -292,14 +294,36 @@ def _together(visitors: list[Visitor], live: Callable[[Visitor, random.Random], 
 def _clicking(
     table: Table, make: Any, serving: Serving, pages: list[Any], clicks: Any, users: int, seconds: float
 ) -> None:
-    told, drawn = Told(), Told()
-    visitors = [make(number, told) for number in range(users)]
+    """Pages alone, users alone, and both: where browsers have machines of their own, the first two add up."""
+    visitors = [make(number, Told()) for number in range(users)]
     for each in clicks.values():  # warm: once by one of them
         for click in each:
             visitors[0].click(click)
-    told.seconds.clear()
-    until = time.perf_counter() + seconds
-    before = serving.busy()
+    load = f"{users} users, a click each {EVERY:g} s"
+    alone, _, _ = _at_once([], pages, clicks, serving, seconds / 2)
+    _, told, busy = _at_once(visitors, [], clicks, serving, seconds / 2)
+    drawn, beside, both = _at_once(visitors, pages, clicks, serving, seconds)
+    table.rows += [
+        (f"{len(pages)} pages of Chromium", "a key to all views drawn", *alone.cells()),
+        (load, "a click on the server", *told.cells()),
+        ("both", "a key to all views drawn", *drawn.cells()),
+        ("", "a click on the server", *beside.cells()),
+    ]
+    table.notes.append(
+        f"While {users} click: {busy:.0%} of a core on the server, with the pages {both:.0%}; "
+        f"{serving.rss() / 1e6:.0f} MB."
+    )
+    _say_wrong(table, "clicking", alone, told, drawn, beside)
+
+
+def _at_once(
+    visitors: list[Visitor], pages: list[Any], clicks: Any, serving: Serving, seconds: float
+) -> tuple[Told, Told, float]:
+    """From a key to all views drawn, of the pages; clicks of the visitors; cores that the server needed."""
+    told = Told()
+    for each in visitors:
+        each.told = told
+    until, before = time.perf_counter() + seconds, serving.busy()
 
     def live(visitor: Visitor, draw: random.Random) -> None:
         time.sleep(EVERY * draw.random())
@@ -313,24 +337,25 @@ def _clicking(
 
     others = threading.Thread(target=_together, args=(visitors, live))
     others.start()
-    turn = 0
+    drawn = _pressing(pages, until)
+    others.join()
+    return drawn, told, (serving.busy() - before) / seconds
+
+
+def _pressing(pages: list[Any], until: float) -> Told:
+    """A key in one page after another, all of them every few seconds: from the key to all views drawn."""
+    drawn, turn = Told(), 0
     while time.perf_counter() < until:
         began = time.perf_counter()
+        key, names = KEYS[turn % len(KEYS)]
         for page in pages:
-            key, names = (("]", OF_IMAGE), ("ArrowRight", OF_HEAD))[turn % 2]
             try:
                 drawn.seconds.append(page.evaluate(KEY, [key, names, PATIENCE])["ms"] / 1e3)
             except Exception as error:  # noqa: BLE001  Playwright's own, counted
                 drawn.wrong.append(str(error).splitlines()[0])
         turn += 1
         time.sleep(max(0.0, began + EVERY - time.perf_counter()))
-    others.join()
-    busy = (serving.busy() - before) / seconds
-    load = f"{users} users, a click each {EVERY:g} s, and {len(pages)} pages"
-    table.rows.append((load, "a click on the server", *told.cells()))
-    table.rows.append(("", "a key to all views drawn", *drawn.cells()))
-    table.notes.append(f"While they click: {busy:.0%} of a core on the server, {serving.rss() / 1e6:.0f} MB.")
-    _say_wrong(table, "clicking", told, drawn)
+    return drawn
 
 
 def _idle_requests(page: Any, seconds: float) -> list[tuple[float, Asked]]:

@@ -78,8 +78,12 @@ class Table:
 
 
 @contextmanager
-def described(lines: list[str]) -> Iterator[None]:
-    """Facts of the machine into `lines`, and at the end what else it did meanwhile."""
+def described(lines: list[str], *, served: bool) -> Iterator[None]:
+    """Facts of the machine into `lines`, and at the end what else it did meanwhile.
+
+    Args:
+        served: What is measured is a server, and it is among the other processes; Chromium too.
+    """
     cores = len(os.sched_getaffinity(0))
     lines.append(f"- {_cpu_name()}, {cores} cores; {platform.system()} {platform.release()}")
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
@@ -90,7 +94,10 @@ def described(lines: list[str]) -> Iterator[None]:
     finally:
         wall = time.perf_counter() - wall
         others = max(0.0, _busy_seconds() - busy - (_own_seconds() - cpu)) / (wall * os.cpu_count())
-        verdict = "" if others < QUIET else ": **measured under load, not to be quoted**"
+        if served:
+            verdict = ", the server and its workers among them"
+        else:
+            verdict = "" if others < QUIET else ": **measured under load, not to be quoted**"
         lines.append(
             f"- load average {load:.2f} before and {os.getloadavg()[0]:.2f} after; took {wall:.0f} s, in which other "
             f"processes had {others:.0%} of the machine{verdict}"
