@@ -651,6 +651,6 @@ def _give_back(
         others = update(attempts).where(HELD, attempts.c.job == job.number)
         conn.execute(others.values(ended=now, outcome="cancelled", cause=f"{unit.name} failed"))
     elif outcome != "cancelled":
-        again = {"failed": f"{unit.name} failed and is tried again: ", "lost": f"{unit.name} is done again: "}
+        again = {"failed": f"{unit.name} failed, once more: ", "lost": f"{unit.name}, once more: "}
         values["note"] = again.get(outcome, "") + cause
     _set(conn, job.number, values)

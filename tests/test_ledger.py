@@ -298,7 +298,7 @@ def test_a_lease_that_is_not_renewed_lapses_and_its_unit_is_anothers(ledger):
     assert ledger.reap() == 0 and ledger.leases() == [(first.fence, "slow")]
     pass_time(ledger, 4)
     assert ledger.reap() == 1 and ledger.reap() == 0 and ledger.leases() == []
-    assert ledger.job(job.id).note == "plan is done again: no heartbeat for 30 s"
+    assert ledger.job(job.id).note == "plan, once more: no heartbeat for 30 s"
     second = take(ledger)
     assert second.step == first.step and second.fence > first.fence
     assert outcomes(ledger) == ["lost", None]
@@ -358,7 +358,7 @@ def test_a_unit_that_fails_three_times_ends_its_job_with_the_cause_and_the_log(l
         lease = next(lease for lease in iter(lambda: take(ledger), None) if lease.step == IMAGES[1])
         ledger.fail(lease, f"RuntimeError: {attempt}", f"log of {attempt}")
         if attempt == 0:
-            assert ledger.job(job.id).note == "images 16 to 31 failed and is tried again: RuntimeError: 0"
+            assert ledger.job(job.id).note == "images 16 to 31 failed, once more: RuntimeError: 0"
     failed = ledger.job(job.id)
     assert (failed.state, failed.note, failed.log) == ("failed", None, "log of 2")
     assert failed.cause == "images 16 to 31 failed 3 times: RuntimeError: 2"
@@ -422,7 +422,7 @@ def test_a_unit_that_is_declined_waits_with_a_note_and_that_never_counts(ledger)
 
 
 @pytest.mark.parametrize(("counts", "outcome", "note"), [
-    (True, "failed", "plan failed and is tried again: SIGSEGV"), (False, "lost", "plan is done again: SIGSEGV"),
+    (True, "failed", "plan failed, once more: SIGSEGV"), (False, "lost", "plan, once more: SIGSEGV"),
 ])  # fmt: skip
 def test_the_unit_of_a_process_that_died_is_known_by_its_bell(ledger, counts, outcome, note):
     submit(ledger, "a", "ann")
