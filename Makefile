@@ -18,9 +18,10 @@ help:
 demo: $(VENV)/worker
 	$(BIN)/headscope demo --data $(DATA)
 
+# Three files at a time, as many tests wait for a page or a worker; more threads than cores would wait in loops.
 test: lint
 	sh tests/need.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # more threads than cores wait for each other in loops
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-docker: $(VENV)/dev
 	docker build --target proxy --tag headscope-proxy .
