@@ -648,10 +648,12 @@ def test_a_study_is_asked_for_by_who_may_have_things_computed(
     monkeypatch.setattr(new_study, "model_names", lambda desk: ["vit_tiny_patch16_224"])
     monkeypatch.setattr(new_study, "sources", lambda offers: {"images/pets": data})
     values = {f"{new_study.field_id(name)}.value": value for name, value in new_study.FIELDS.items()}
-    values[f"{new_study.field_id('model')}.value"] = "vit_tiny_patch16_224"
-    values[f"{new_study.field_id('images')}.value"] = "images/pets"
     follow, submit = new_study.problem_id("model"), new_study.GO
     refused = f"{VIEWER}have something computed takes the role analyst"
+    # Before anything is picked:
+    assert refused in called(client_of(server, "vic"), follow, values, f"{new_study.SETTLED}.data")
+    values[f"{new_study.field_id('model')}.value"] = "vit_tiny_patch16_224"
+    values[f"{new_study.field_id('images')}.value"] = "images/pets"
     assert refused in called(client_of(server, "vic"), follow, values, f"{new_study.SETTLED}.data")
     assert desk.ledger.jobs() == []
     called(client_of(server, "ann"), follow, values, f"{new_study.SETTLED}.data")

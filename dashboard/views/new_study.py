@@ -493,11 +493,11 @@ def register(app: Dash, shelf: Shelf, desk: Desk, offers: Offers) -> None:
     def follow(settled: object, heard: object, again: object, *values: Any) -> tuple[Any, ...]:
         *given, asked = values
         form = form_of(tuple(given))
+        if refused := access.why_not_ask():
+            return *_each(form.problems), form.proposed, problem(refused), True, True, no_update
         if form.request is None:
             said = "" if form.problems else f"Pick {' and '.join(form.missing)} to see what it takes."
             return *_each(form.problems), form.proposed, said, True, True, no_update
-        if refused := access.why_not_ask():
-            return *_each({}), form.proposed, problem(refused), True, True, no_update
         now = asked
         if ctx.triggered_id in (SETTLED, AGAIN) and (
             ctx.triggered_id == AGAIN or _price_of(desk, form.request, asked) is None
