@@ -197,6 +197,8 @@ def test_a_server_that_is_frozen_wiped_or_restarted_loses_and_doubles_nothing(tw
     assert {job.state for job in ended(two, *jobs)} == {"done"}
     for job in jobs:
         assert once(two, job.request["study"]) and attempts(two.settings, job.id) == ["done"]
+    for worker in alive(two):  # one that hears no bells any more would end in the midst of the next test
+        worker.kill()
 
 
 def holder(queue: SimpleNamespace, pid: int) -> Worker:
