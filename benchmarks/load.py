@@ -178,7 +178,7 @@ def load_table(url: str, study: str, data: Path, users: int, seconds: float) -> 
     Args:
         url: Of the page; of this machine, with at least one worker for prunings.
         data: Its data folder, in whose ledger users are made for a while where people sign in.
-        seconds: For how long each of the first two goes on.
+        seconds: For how long users click beside the pages, and others are idle; each alone for half of it.
     Raises:
         ValueError: There is no server at `url`, or it refused a user.
     """
@@ -294,8 +294,9 @@ def _together(visitors: list[Visitor], live: Callable[[Visitor, random.Random], 
 def _clicking(
     table: Table, make: Any, serving: Serving, pages: list[Any], clicks: Any, users: int, seconds: float
 ) -> None:
-    """Pages alone, users alone, and both: where browsers have machines of their own, the first two add up."""
-    visitors = [make(number, Told()) for number in range(users)]
+    """Pages alone, users alone, and both; browsers have machines of their own elsewhere, here they share one."""
+    warm = Told()
+    visitors = [make(number, warm) for number in range(users)]
     for each in clicks.values():  # warm: once by one of them
         for click in each:
             visitors[0].click(click)
@@ -313,7 +314,7 @@ def _clicking(
         f"While {users} click: {busy:.0%} of a core on the server, with the pages {both:.0%}; "
         f"{serving.rss() / 1e6:.0f} MB."
     )
-    _say_wrong(table, "clicking", alone, told, drawn, beside)
+    _say_wrong(table, "clicking", warm, alone, told, drawn, beside)
 
 
 def _at_once(
