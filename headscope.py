@@ -342,7 +342,7 @@ def models(
     """List the timm models that Headscope takes."""
     with _mistakes():
         _need_worker()
-        from precompute.weights import supported_names
+        from precompute.names import supported_names
 
         names = supported_names(pattern)
         if not names:

@@ -1,9 +1,6 @@
 """Which model is it, and whose weights? From a timm name, with weights from the hub, from a file, or random."""
 
-import difflib
-import fnmatch
 import hashlib
-import re
 import socket
 import urllib.parse
 import urllib.request
@@ -17,17 +14,11 @@ import torch
 from huggingface_hub import constants as hub
 from torch import Tensor, nn
 
-import precompute.demo.model  # noqa: F401  (registers the demo model's name with timm)
 from precompute.checkpoint import read_checkpoint
-from precompute.errors import ModelError, UnsupportedModelError
-from precompute.model import SUPPORTED, ViT
+from precompute.errors import ModelError
+from precompute.model import ViT
+from precompute.names import check_name as check_name
 
-# timm's modules of plain ViTs, and the names in them whose blocks are something else (tests build every one).
-_MODULES = ("vision_transformer", "deit")
-_OTHER_BLOCKS = ("beit3_", "_18x2_", "_rpn_", "_xp_", "pwee_", "_dwee_", "_dlittle_")
-_DEMO = "headscope_demo"
-
-MOST_NAME = 100  # characters of a name that are looked at and shown; timm's longest has 56
 NAMED_IN_ERRORS = 5
 HUB_TIMEOUT = 5  # seconds
 
@@ -39,14 +30,6 @@ class Weights:
     kind: str  # pretrained, checkpoint or random
     file: str | None
     sha256: str
-
-
-def supported_names(pattern: str = "*") -> list[str]:
-    """timm names of the architectures that Headscope takes, sorted; `pattern` as in a shell, or a part of the name."""
-    names = [n for module in _MODULES for n in timm.list_models(module=module)]
-    names = [_DEMO, *(n for n in names if not any(part in n for part in _OTHER_BLOCKS))]
-    wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    return sorted(fnmatch.filter(names, wanted))
 
 
 def open_model(
@@ -88,26 +71,6 @@ def open_model(
     if image_size is not None:
         _resize(ViT(model, name), image_size)
     return ViT(model.to(device), name), weights
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that timm does not have, or whose architecture is not a plain ViT, without making its weights.
-
-    Raises:
-        ModelError, UnsupportedModelError
-    """
-    architecture = name.split(".")[0][:MOST_NAME]
-    if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", name) or not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, supported_names(), n=3)
-        hint = f"did you mean {', '.join(close)}? " if close else ""
-        raise ModelError(
-            f"{name[:MOST_NAME]!r} is not a timm model name; {hint}`headscope models` lists the supported names"
-        )
-    if architecture in supported_names():
-        return
-    with torch.device("meta"):
-        ViT(timm.create_model(architecture).eval(), name)  # says what is unusual about it
-    raise UnsupportedModelError(f"{name} is not among the tested architectures. {SUPPORTED}")
 
 
 def _classes_of(state: dict[str, Tensor]) -> int | None:

@@ -15,7 +15,8 @@ from precompute import weights
 from precompute.checkpoint import read_checkpoint
 from precompute.errors import ModelError, UnsupportedModelError
 from precompute.model import ViT
-from precompute.weights import open_model, supported_names
+from precompute.names import supported_names
+from precompute.weights import open_model
 
 NAME = "test_vit"  # timm's smallest: 160 pixels, 64 channels
 

@@ -45,7 +45,7 @@ def make_ready(settings: Settings, queue: str, ledger: Ledger) -> str:
     keep_freed_memory()
     import torch
 
-    from precompute.weights import supported_names
+    from precompute.names import supported_names
 
     if not torch.cuda.is_available():  # a GPU would wait for its CPU
         _give_way(queue)
