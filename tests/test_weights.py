@@ -15,7 +15,7 @@ from precompute import weights
 from precompute.checkpoint import read_checkpoint
 from precompute.errors import ModelError, UnsupportedModelError
 from precompute.model import ViT
-from precompute.names import supported_names
+from precompute.names import check_name, missing_classifier, supported_names
 from precompute.weights import open_model
 
 NAME = "test_vit"  # timm's smallest: 160 pixels, 64 channels
@@ -73,6 +73,68 @@ def test_missing_and_unknown_files_say_what_to_give(tmp_path):
 def test_an_unknown_name_is_answered_with_near_ones():
     with pytest.raises(ModelError, match="did you mean vit_base_patch16_224"):
         open_model("vit_bse_patch16_224")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "test_vit.my_finetune",
+            "test_vit has no weights tagged 'my_finetune'; its tags: r160_in1k. "
+            "For weights of your own, give the name without a tag, test_vit, and --checkpoint FILE",
+        ),
+        ("test_vit4.mine", "timm has no trained weights of it"),
+        ("vit_base_patch16_clip_224.mine", "its tags: laion2b_ft_in12k_in1k, .* and 8 more"),  # timm's default first
+        ("headscope_demo.mine", "has no weights tagged 'mine'"),
+    ],
+)
+def test_a_tag_that_a_model_has_not_is_answered_with_those_it_has(state, tmp_path, name, said):
+    file = saved(state, tmp_path)
+    for given in ({}, {"checkpoint": file}, {"random_seed": 0}):
+        with pytest.raises(ModelError, match=said):
+            open_model(name, **given)
+
+
+@pytest.mark.parametrize(
+    ("former", "said"),
+    [
+        ("vit_base_patch16_224_dino", "is a former timm name of vit_base_patch16_224.dino; give that"),
+        ("deit3_small_patch16_224_in21ft1k", "of deit3_small_patch16_224.fb_in22k_ft_in1k; give that"),
+        # timm itself maps this one to a tag that is gone
+        ("vit_base_patch32_224_sam", "former timm name; vit_base_patch32_224 has no weights tagged 'sam'; its tags: "),
+    ],
+)
+def test_a_former_name_is_answered_with_the_present_one(former, said):
+    with pytest.raises(ModelError, match=said):
+        check_name(former)
+
+
+def test_every_tag_and_every_plain_name_is_taken():
+    for name in (*supported_names(), *(each for each in timm.list_pretrained("deit*") if "18x2" not in each)):
+        check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("vit_base_patch16_224", None),
+        ("vit_base_patch16_224.augreg_in1k", None),
+        ("test_vit4", None),  # has no trained weights at all
+        (
+            "vit_base_patch16_224.dino",
+            "the trained weights vit_base_patch16_224.dino have no classifier; with one: "
+            "vit_base_patch16_224.augreg2_in21k_ft_in1k, ",
+        ),
+        (
+            "vit_small_patch8_224",
+            "the trained weights vit_small_patch8_224.dino, which timm takes for vit_small_patch8_224, have no "
+            "classifier; timm has no weights of vit_small_patch8_224 with one",
+        ),
+    ],
+)
+def test_weights_without_a_classifier_are_known_by_their_name(name, said):
+    found = missing_classifier(name)
+    assert found is said is None or found.startswith(said)
 
 
 NO_NAMES = (
@@ -162,8 +224,8 @@ def test_without_the_hub_the_way_out_is_said(monkeypatch):
     with pytest.raises(ModelError, match=r"could not be fetched from the hub .* give --checkpoint FILE"):
         open_model("vit_tiny_patch16_224")
     assert not weights.hub.HF_HUB_OFFLINE
-    with pytest.raises(ModelError, match="has no trained weights"):
-        open_model("vit_small_patch16_18x2_224".replace("_18x2", "").replace("16_224", "8_224") + ".nosuchtag")
+    with pytest.raises(ModelError, match="timm has no trained weights for test_vit4"):
+        open_model("test_vit4")
 
 
 def test_random_weights_are_those_of_their_seed_and_leave_the_generator_alone():
@@ -193,6 +255,7 @@ def test_every_name_that_is_listed_is_a_model_that_opens_and_no_other_plain_vit_
                 model = timm.create_model(name, depth=1).eval()  # all blocks of a model are alike
             if name in names:
                 assert ViT(model, name).num_layers
+                assert ViT(model, name).qk_norm is None, "docs/methods.md says that no name has it"
             else:
                 with pytest.raises(UnsupportedModelError):
                     ViT(model, name)
