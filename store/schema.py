@@ -279,14 +279,14 @@ SCHEMA: dict[str, ArraySpec] = {
         "float32",
         "How much the attention from and to CLS is of each pattern; docs/patterns.md has the formulas.",
         "0 to 1",
-        "Sec. 6.4",
+        "Sec. 6.3.1",
     ),
     "cls_pattern_name": _end(
         HEADS,
         "int8",
         "The CLS pattern of the highest score, where that is over the threshold; -1 is mixed.",
         "index in cls_pattern",
-        "Sec. 6.4",
+        "Sec. 6.3.1",
     ),
     "content_relevance": ArraySpec(
         ("layer", "head"),
@@ -297,7 +297,7 @@ SCHEMA: dict[str, ArraySpec] = {
         "zstd",
         "1 - mean correlation, over all pairs of images, of the head's attention between patches.",
         "0 = the same on every image (content-agnostic), 1 = unrelated between images (content-relevant)",
-        "Sec. 6.4",
+        "Sec. 6.3.1",
     ),
     "object": _end(("image", "patch"), "float32", "Share of each patch that the image's mask covers; NaN without one."),
     "object_auc": _end(

@@ -394,7 +394,7 @@ def briefest(value: float) -> str:
 
 
 def reading(pruning: Pruning, facts: StudyFacts, metric: str) -> str:
-    """How to read the bars; of several heads what pruning them together is worth, and what one by one (E7, Sec. 7)."""
+    """How to read the bars; of several heads what pruning them together is worth, and one by one (E7, Sec. 6.5)."""
     over = "Mean ± sd. " if pruning.images > 1 else ""
     told = pruning.together(facts, metric)
     if told is None:
