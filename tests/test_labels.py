@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from workers.labels import ClassNames, LabelError, match_labels, read_class_names
+from workers.labels import ClassNames, LabelError, match_labels, own_classes, read_class_names
 
 # Six of ImageNet's classes, with its trap: two cranes, and a maillot that begins like another.
+WNIDS = ("n01440764", "n01484850")
 CLASSES = ClassNames(
     names=(
         "tench, Tinca tinca",
@@ -111,7 +113,7 @@ def test_labels_without_a_class_show_both_sides_and_the_ways_out():
         "The model's classes: 0 tench, Tinca tinca; 1 great white shark, white shark; 2 crane; 3 crane;"
         " 4 maillot … and 1 more\n"
         "Ways out: --label-map CSV says which class each label is (header label,class);\n"
-        "--classes FILE gives the model's class names, if those are not its own (one a line, in order);\n"
+        "--classes FILE gives the model's class names, if those are not its own (one a line, in order, or JSON);\n"
         "--no-labels goes on without labels."
     )
     with pytest.raises(LabelError, match=r"^0 of 1 labels are classes of the model\.\n"):
@@ -159,12 +161,38 @@ def test_a_map_that_is_not_there_is_an_error(tmp_path):
 
 
 def test_class_names_are_read_from_lines_or_from_a_json_list(tmp_path):
-    assert read_class_names(written(tmp_path, "\ufeffcat\r\n dog, hound \n\n", "names.txt")) == (
-        "cat",
-        "dog, hound",
-    )
-    assert read_class_names(written(tmp_path, '["cat", "dog, hound"]', "names.json")) == ("cat", "dog, hound")
-    assert read_class_names(written(tmp_path, '\n["cat"]', "list.txt")) == ("cat",)
+    def read(text, name):
+        return read_class_names(written(tmp_path, text, name))
+
+    assert read("\ufeffcat\r\n dog, hound \n\n", "names.txt") == ClassNames(("cat", "dog, hound"))
+    assert read('["cat", "dog, hound"]', "names.json") == ClassNames(("cat", "dog, hound"))
+    assert read('\n["cat"]', "list.txt") == ClassNames(("cat",))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"0": "cat", "1": "dog, hound"}', ClassNames(("cat", "dog, hound"))),  # id2label
+        ('{"model_type": "vit", "id2label": {"0": "cat", "1": "dog"}}', ClassNames(("cat", "dog"))),  # a config.json
+        ('{"dog": 1, "cat": 0}', ClassNames(("cat", "dog"))),  # class_to_idx
+        ('{"0": ["n01440764", "tench"], "1": ["n01484850", "shark"]}', ClassNames(("tench", "shark"), WNIDS)),
+        # The number is the class, wherever it stands: as sort_keys=True writes eleven classes, and as names are numbers.
+        (
+            json.dumps({str(n): f"c{n}" for n in range(11)}, sort_keys=True),
+            ClassNames(tuple(f"c{n}" for n in range(11))),
+        ),
+        ('{"0": 0, "1": 1, "10": 2, "2": 3}', ClassNames(("0", "1", "10", "2"))),
+    ],
+)
+def test_class_names_are_read_from_the_json_objects_that_labs_have(tmp_path, text, found):
+    assert read_class_names(written(tmp_path, text, "names.json")) == found
+    assert read_class_names(written(tmp_path, text, "names.txt")) == found
+
+
+def test_wnids_of_a_file_of_classes_match_folders_named_by_them(tmp_path):
+    file = written(tmp_path, '{"0": ["n01484850", "shark"], "1": ["n01440764", "tench"]}', "names.json")
+    match = match_labels(["n01440764", "n01484850"], read_class_names(file))
+    assert (match.rule, match.index.tolist()) == ("wnids", [1, 0])
 
 
 @pytest.mark.parametrize(
@@ -177,9 +205,23 @@ def test_class_names_are_read_from_lines_or_from_a_json_list(tmp_path):
             r"name 2 in .*names\.txt is empty, so later ones may be out of place; name it",
         ),
         ("names.json", "[]", "has no class names"),
-        ("names.json", "{}", "is JSON, but no list of strings; give one name a class, in order"),
-        ("names.json", '["cat", 1]', "is JSON, but no list of strings"),
-        ("names.json", "cat", "is not JSON .*; give a JSON list, or one name a line"),
+        ("names.json", "{}", "has no class names"),
+        ("names.json", '["cat", 1]', "is JSON, but neither a list of names nor an object; give a JSON list of names, "),
+        ("names.json", '"cat"', "is JSON, but neither a list of names nor an object"),
+        ("names.json", "cat", "is not JSON .*; give a JSON list of names, "),
+        ("names.json", "[" * 100_000, "is not JSON .*; give a JSON list of names, "),
+        ("names.json", '{"0": "cat", "2": "dog"}', "names 2 classes but none 1, and one 2; number them from 0 to 1"),
+        ("names.json", '{"1": "cat", "2": "dog"}', "names 2 classes but none 0, and one 2; number them from 0 to 1"),
+        ("names.json", '{"cat": 0, "dog": -1}', "names 2 classes but none 1, and one -1"),
+        ("names.json", '{"cat": 0, "dog": 0}', "calls class 0 both 'cat' and 'dog'; keep one of them"),
+        ("names.json", '{"0": "cat", "00": "dog"}', "calls class 0 both 'cat' and 'dog'"),
+        ("names.json", '{"0": "cat", "0": "dog"}', "has '0' twice; each class has one name, and each name one class"),
+        ("names.json", '{"cat": 0, "cat": 1}', "has 'cat' twice"),
+        ("names.json", '{"cat": "0"}', "has a class 'cat', which is no number from 0"),
+        ("names.json", '{"cat": true}', "has a class 'cat', which is no number from 0"),
+        ("names.json", '{"0": "cat", "1": ["n1", "dog"]}', "its values are not alike names, numbers or pairs"),
+        ("names.json", '{"0": ["n1", "cat", "x"]}', "its values are not alike"),
+        ("names.json", '{"0": " "}', "name 1 in .* is empty"),
     ],
 )
 def test_class_names_that_cannot_be_read_say_what_would_be_right(tmp_path, name, text, message):
@@ -197,3 +239,62 @@ def test_wnids_must_be_as_many_as_names():
     assert CLASSES.size == 6
     with pytest.raises(LabelError, match="1 WordNet ids for 2 classes; give one for each"):
         ClassNames(("a", "b"), ("n1",))
+
+
+# ---- hints
+
+NUMBERS = ClassNames(tuple(f"class {index}" for index in range(12)))
+
+
+def test_folders_named_0_to_11_say_that_imagefolder_counts_them_in_order_of_text():
+    folders = [str(number) for number in range(12)]
+    match = match_labels(folders, NUMBERS, folders=True)
+    assert match.index.tolist() == list(range(12))
+    (hint,) = match.hints
+    assert "to it, folder 10 is class 2. If the model was trained with it, give --classes class_to_idx.json" in hint
+
+
+def test_the_mend_that_the_hint_names_gives_imagefolders_classes(tmp_path):
+    folders = [str(number) for number in range(12)]
+    theirs = {name: index for index, name in enumerate(sorted(folders))}  # what ImageFolder.class_to_idx is
+    named = read_class_names(written(tmp_path, json.dumps(theirs), "class_to_idx.json"))
+    match = match_labels(folders, named, folders=True)
+    assert (dict(zip(folders, match.index.tolist(), strict=True)), match.hints) == (theirs, ())
+
+
+@pytest.mark.parametrize(
+    ("labels", "folders"),
+    [
+        ([str(number) for number in range(10)], True),  # 0 … 9 are in order either way
+        ([f"{number:02}" for number in range(12)], True),  # and so are 00 … 11
+        ([str(number) for number in range(12)], False),  # a CSV's numbers are the model's
+        ([f"class {number}" for number in range(12)], True),
+    ],
+)
+def test_no_hint_without_a_reason(labels, folders):
+    assert match_labels(labels, NUMBERS, folders=folders).hints == ()
+
+
+@pytest.mark.parametrize("labels", [["train", "val"], ["Training", "validation", "test"], ["train2017", "val2017"]])
+def test_parts_of_a_data_set_are_no_classes(labels):
+    hint = f"{' and '.join(sorted(labels))} look like the parts of a data set, not like classes"
+    with pytest.raises(LabelError, match=hint):
+        match_labels(labels, PLAIN)
+    assert own_classes(labels)[1].hints[0].startswith(hint)
+    assert "Give one part, as FOLDER/val" in own_classes(labels)[1].hints[0]
+
+
+def test_a_class_may_be_called_as_a_part_is():
+    assert match_labels(["test"], ClassNames(("test", "train"))).hints == ()
+    assert own_classes(["test", "stripes"])[1].hints == ()
+
+
+def test_decimals_of_pandas_are_known():
+    with pytest.raises(LabelError, match=r'0\.0 is a class number that became a decimal, .*astype\("Int64"\)'):
+        match_labels(["1.0", None, "0.0"], PLAIN)
+
+
+def test_labels_are_classes_of_their_own_in_order():
+    classes, match = own_classes(["dog", None, "cat", "dog"])
+    assert (classes.names, match.index.tolist(), match.rule) == (("cat", "dog"), [1, -1, 0, 1], "folders")
+    assert own_classes([None])[1].rule == "no labels"

@@ -22,15 +22,16 @@ from precompute.autoencoder import LATENT, num_parameters
 from precompute.certificate import certify
 from precompute.importance import TOP
 from precompute.model import ViT
+from precompute.names import missing_classifier
 from precompute.pattern_names import CLS_PATTERNS, PATCH_PATTERNS
 from precompute.preprocess import class_names, seen_by, thumbnail_size
-from precompute.weights import check_name, open_model
+from precompute.weights import Weights, check_name, open_model
 from store import paths, schema
 from store.settings import Settings
 from workers.decode import Kept, Quarantined, load, scan
 from workers.images import ImageSourceError, find_images, fingerprint
 from workers.jobs import StudyRequest
-from workers.labels import ClassNames, LabelError, match_labels, read_class_names
+from workers.labels import ClassNames, LabelError, match_labels, own_classes, read_class_names
 from workers.masks import Masks, object_shares
 
 # stage, done, of how many, and what it is counted in
@@ -58,6 +59,7 @@ class Labels:
     classes: tuple[str, ...]
     index: np.ndarray
     rule: str
+    hints: tuple[str, ...] = ()  # what may be wrong with the labels, and how to mend that
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Prepared:
     plan: dict[str, Any]
     seconds: dict[str, float]
     masks: tuple[np.ndarray, Masks] | None
+    hints: tuple[str, ...]  # sentences: what may be wrong with the model or the labels, and how to mend that
 
     @property
     def attention(self) -> str:
@@ -186,7 +189,14 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
         plan,
         clock.seconds,
         masks,
+        hints_of(request, vit, weights, labels),
     )
+
+
+def hints_of(request: StudyRequest, vit: ViT, weights: Weights, labels: Labels) -> tuple[str, ...]:
+    """What may be wrong, in sentences, though nothing is refused for it."""
+    headless = missing_classifier(request.model) if weights.kind == "pretrained" and not vit.num_classes else None
+    return (*labels.hints, *([] if headless is None else [headless]))
 
 
 def unit_size(vit: ViT, batch: analysis.Batch) -> int:
@@ -234,20 +244,20 @@ def labels_of(request: StudyRequest, vit: ViT, kept: Sequence[Kept]) -> Labels:
     """
     given = [None if request.no_labels else k.label for k in kept]
     if not vit.num_classes:
-        folders = sorted({label for label in given if label is not None})
-        index = [folders.index(label) if label is not None else -1 for label in given]
-        return Labels(tuple(folders), np.array(index, dtype=np.int32), "folders" if folders else "no labels")
-    classes = _class_names(request, vit)
-    match = match_labels(given, classes, None if request.no_labels else request.label_map)
-    return Labels(classes.names, match.index, match.rule)
+        classes, match = own_classes(given)
+    else:
+        classes = _class_names(request, vit)
+        mapping = None if request.no_labels else request.label_map
+        match = match_labels(given, classes, mapping, folders=request.images.is_dir())
+    return Labels(classes.names, match.index, match.rule, match.hints)
 
 
 def _class_names(request: StudyRequest, vit: ViT) -> ClassNames:
     if request.classes is not None:
-        names = read_class_names(request.classes)
-        if len(names) != vit.num_classes:
-            raise LabelError(f"{request.classes} names {len(names)} classes; {vit.name} here has {vit.num_classes}")
-        return ClassNames(names)
+        named = read_class_names(request.classes)
+        if named.size != vit.num_classes:
+            raise LabelError(f"{request.classes} names {named.size} classes; {vit.name} here has {vit.num_classes}")
+        return named
     known = class_names(vit)
     if known is None:
         return ClassNames(tuple(f"class {i}" for i in range(vit.num_classes)))

@@ -75,6 +75,8 @@ def say_what_is_odd(prepared: "Prepared") -> None:
     attrs = prepared.attrs
     if attrs["weights"]["kind"] == "random":
         err.print("[bold yellow]random weights:[/] this study says nothing about a trained model")
+    for hint in prepared.hints:
+        err.print(f"[bold yellow]note:[/] {escape(hint)}")
     for odd in attrs["images"]["quarantined"][:5]:
         err.print(f"left out: {odd['image']}: {odd['reason']}", markup=False)
     if (more := len(attrs["images"]["quarantined"]) - 5) > 0:
