@@ -15,8 +15,9 @@ from store.uploads import Upload
 
 # Files that count as pictures by their names: all that workers.images has entries for.
 PICTURES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo"),
     *(".avif", ".eps", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"),
 )
 TABLES = (".csv",)
 CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin")

@@ -298,7 +298,39 @@ def test_contents_decide_whatever_the_name_says(tmp_path):
     assert (kept.width, kept.height) == (7, 5)
 
 
+@pytest.mark.parametrize("name", ["a.mpo", "a.jpg"])
+def test_of_the_two_pictures_of_a_stereo_camera_the_first_is_taken(tmp_path, name):
+    left, right = Image.new("RGB", (8, 8), (200, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 200))
+    (tmp_path / name).write_bytes(encoded(left, "MPO", save_all=True, append_images=[right], quality=100))
+    (kept,) = scan(find_images(tmp_path).entries)
+    assert Image.open(tmp_path / name).n_frames == 2
+    np.testing.assert_allclose(np.asarray(load(kept)), np.asarray(left), atol=2)
+
+
 # ---- refusals
+
+
+@pytest.mark.parametrize("suffix", ["DNG", "cr2", "NEF", "arw", "pef"])
+def test_a_raw_file_is_never_read_as_the_small_preview_in_it(tmp_path, suffix):
+    """To its bytes it is a TIFF that Pillow reads."""
+    preview = encoded(NOISE, "TIFF")
+    (tmp_path / f"1.{suffix}").write_bytes(preview)
+    (tmp_path / "2.tif").write_bytes(preview)
+    (tmp_path / "set.csv").write_text(f"path,image id\n1.{suffix},one\n")
+    reason = f"{suffix.upper()}, a camera's raw file, which is not read; save it as PNG or JPEG"
+    raw, tiff = scan(find_images(tmp_path).entries)
+    assert raw == Quarantined(f"1.{suffix}", reason)
+    assert isinstance(tiff, Kept)
+    assert scan(find_images(tmp_path / "set.csv").entries) == [Quarantined("one", reason)]
+    assert scan([Entry(f"sent.{suffix}", tmp_path / "2.tif", None)]) == [Quarantined(f"sent.{suffix}", reason)]
+
+
+def test_contents_decide_of_what_is_called_raw_too(tmp_path):
+    (tmp_path / "a.dng").write_bytes(encoded(NOISE, "PNG"))
+    (tmp_path / "b.dng").write_bytes(b"<html>")
+    png, page = scan(find_images(tmp_path).entries)
+    assert isinstance(png, Kept)
+    assert page == Quarantined("b.dng", "not an image (HTML text)")
 
 
 @pytest.mark.parametrize(
@@ -324,6 +356,10 @@ def test_contents_decide_whatever_the_name_says(tmp_path):
         (b"<?xml version='1.0'?><svg onload='x()'/>", "SVG, which is not read; save it as PNG or JPEG"),
         (b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF, which is not read; save it as PNG or JPEG"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC, which is not read; save it as PNG or JPEG"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "CR3, a camera's raw file, which is not read; save it as PNG or JPEG"),
+        (b"FUJIFILMCCD-RAW 0201", "RAF, a camera's raw file, which is not read; save it as PNG or JPEG"),
+        (b"IIU\0\x18\0\0\0", "RW2, a camera's raw file, which is not read; save it as PNG or JPEG"),
+        (b"IIRO\x08\0\0\0", "ORF, a camera's raw file, which is not read; save it as PNG or JPEG"),
         (png(20_000, 20_000, 8, 2, b""), "400 megapixels; the limit is 50"),
         (png(51_000, 1_000, 8, 2, b""), "51 megapixels; the limit is 50"),
         (

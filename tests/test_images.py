@@ -78,10 +78,10 @@ def test_other_files_are_ignored_and_returned(tmp_path):
 
 
 def test_what_looks_like_a_picture_is_an_entry_whatever_is_inside(tmp_path):
-    touch(tmp_path, "page.jpg", "phone.HEIC", "drawing.svg")
+    touch(tmp_path, "page.jpg", "phone.HEIC", "drawing.svg", "camera.DNG", "stereo.mpo")
     (tmp_path / "page.jpg").write_text("<html>")
     assert all(entry.refused is None for entry in find_images(tmp_path).entries)
-    assert len(find_images(tmp_path).entries) == 3
+    assert len(find_images(tmp_path).entries) == 5
 
 
 def test_symlinks_that_lead_out_are_refused_and_those_inside_are_not(tmp_path):
@@ -169,6 +169,20 @@ def test_a_csv_cannot_reach_out_through_a_symlinked_folder(tmp_path):
     (tmp_path / "set" / "dir").symlink_to(tmp_path / "secret")
     entries = find_images(csv_in(tmp_path / "set", "path", "a.jpg", "dir/x.jpg")).entries
     assert entries[1].refused == "a symlink that leads out of the folder; copy the picture here instead"
+
+
+def test_backslashes_in_a_csv_are_named_as_the_cause(tmp_path):
+    touch(tmp_path, "cat/a.jpg")
+    here, lost = find_images(csv_in(tmp_path, "path", "cat/a.jpg", r"cat\a.jpg")).entries
+    assert (here.refused, lost.refused) == (None, "no such file; write / between folders rather than \\")
+    with pytest.raises(ImageSourceError, match=r"lists exists, .*; write / between folders rather than \\, and"):
+        find_images(csv_in(tmp_path, "path", r"cat\a.jpg", r"dog\b.jpg"))
+
+
+def test_a_backslash_is_part_of_a_name_where_there_is_such_a_file(tmp_path):
+    touch(tmp_path, r"a\b.jpg")
+    (entry,) = find_images(csv_in(tmp_path, "path", r"a\b.jpg")).entries
+    assert (entry.id, entry.refused) == (r"a\b.jpg", None)
 
 
 @pytest.mark.parametrize("outside", ["../secret.jpg", "/etc/passwd", "x/../../secret.jpg", "../set-evil/a.jpg"])

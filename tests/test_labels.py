@@ -176,7 +176,7 @@ def test_class_names_are_read_from_lines_or_from_a_json_list(tmp_path):
         ('{"model_type": "vit", "id2label": {"0": "cat", "1": "dog"}}', ClassNames(("cat", "dog"))),  # a config.json
         ('{"dog": 1, "cat": 0}', ClassNames(("cat", "dog"))),  # class_to_idx
         ('{"0": ["n01440764", "tench"], "1": ["n01484850", "shark"]}', ClassNames(("tench", "shark"), WNIDS)),
-        # The number is the class, wherever it stands: as sort_keys=True writes eleven classes, and as names are numbers.
+        # The number is the class, wherever it stands: as sort_keys=True writes eleven classes.
         (
             json.dumps({str(n): f"c{n}" for n in range(11)}, sort_keys=True),
             ClassNames(tuple(f"c{n}" for n in range(11))),

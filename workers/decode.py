@@ -36,13 +36,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from workers.images import Entry
+from workers.images import RAW_SUFFIXES, Entry
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_MEGAPIXELS = 50  # 150 MB as RGB. Larger than any photo set; Pillow alone would load 178
 MAX_BYTES = 1 << 30  # 50 megapixels of 16-bit RGBA, stored plainly, are 400 MB
 GREY = 128  # what lies under transparent pixels: the middle, which favours neither light nor dark objects
-RULES = 1  # raise it when a rule of this module changes: what a journal says by older rules is then not used
+RULES = 2  # raise it when a rule of this module changes: what a journal says by older rules is then not used
 MOST_SECONDS = 60  # of CPU, a file, in a decoding process: 50 megapixels take some seconds in any format
 MOST_MEMORY = 3 << 30  # bytes a decoding process may ask for, beside its libraries: 50 megapixels of floats take 1.5
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # as many decode at a time as there are cores
@@ -286,6 +286,11 @@ _UNREAD = (
     (4, b"ftypavif", "AVIF"),
     (4, b"ftyphei", "HEIC"),
     (4, b"ftypmif1", "HEIF"),
+    (4, b"ftypcrx", "CR3, a camera's raw file"),
+    (0, b"FUJIFILMCCD-RAW", "RAF, a camera's raw file"),
+    (0, b"IIU\0", "RW2, a camera's raw file"),
+    (0, b"IIR", "ORF, a camera's raw file"),
+    (0, b"MMOR", "ORF, a camera's raw file"),
 )
 _NO_IMAGE = (
     (0, b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
@@ -293,6 +298,18 @@ _NO_IMAGE = (
     (0, b"\x1f\x8b", "gzip archive"),
     (4, b"ftyp", "video"),
 )
+
+
+NOT_READ = "which is not read; save it as PNG or JPEG"
+
+
+def _raw(entry: Entry, data: bytes) -> str | None:
+    """Why a camera's raw file is not read: to its bytes most are a TIFF, and the first picture in that is a preview."""
+    suffixes = (Path(entry.id).suffix.lower(), entry.path.suffix.lower())
+    suffix = next((each for each in suffixes if each in RAW_SUFFIXES), None)
+    if suffix is None or kind_of_bytes(data) != "TIFF":
+        return None
+    return f"{suffix[1:].upper()}, a camera's raw file, {NOT_READ}"
 
 
 def _too_large(pixels: int) -> str:
@@ -303,13 +320,13 @@ def _unidentified(data: bytes) -> str:
     """Why none of FORMATS opens `data`."""
     for at, magic, what in _UNREAD:
         if data.startswith(magic, at):
-            return f"{what}, which is not read; save it as PNG or JPEG"
+            return f"{what}, {NOT_READ}"
     for at, magic, what in _NO_IMAGE:
         if data.startswith(magic, at):
             return f"not an image ({what})"
     head = data[:1024].decode("utf-8", "ignore").lstrip("\ufeff \t\r\n").lower()
     if "<svg" in head:
-        return "SVG, which is not read; save it as PNG or JPEG"
+        return f"SVG, {NOT_READ}"
     if head.startswith(("<!doctype html", "<html")):
         return "not an image (HTML text)"
     if not data.strip(b"\0"):
@@ -371,6 +388,8 @@ def _examine(entry: Entry) -> Examined:
                 size = f"{status.st_size / 1e9:.1f} GB; the limit is {MAX_BYTES / 1e9:.1f}"
                 return Quarantined(entry.id, size), None
             data = file.read()
+        if raw := _raw(entry, data):
+            raise BadImageError(raw)
         picture = decode(data)
     except OSError as error:
         return Quarantined(entry.id, f"cannot be read: {error.strerror or error}"), None

@@ -15,14 +15,19 @@ from hashlib import sha256
 from pathlib import Path
 
 # By suffix a file becomes an entry; what is inside decides later, so a PNG named .jpg is fine.
-READ_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+READ_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".mpo")
+# A camera's raw files.
+RAW_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw")
 # Pictures too, but none that decode reads: they are entries, so that each is reported rather than overlooked.
-UNREAD_SUFFIXES = (".avif", ".eps", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg")
+UNREAD_SUFFIXES = (".avif", ".eps", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg", *RAW_SUFFIXES)
 
 # The column of a CSV by which pictures are called, where their paths are not what people know them by.
 IMAGE_ID = "image id"
 
 NEXT_STEP = "give a folder with one sub-folder a class, a flat folder of pictures, or a CSV of path,label"
+
+MISSING = "no such file"
+SLASHES = "write / between folders rather than \\"
 
 
 class ImageSourceError(ValueError):
@@ -130,7 +135,10 @@ def _in_csv(file: Path) -> Iterator[Entry]:
                 f"line {line} of {file} names {path!r}, which is outside {folder}; "
                 "write paths relative to the CSV's folder and keep the pictures inside it"
             ) from None
-        entry = _entry(folder, below, label, _refusal(folder / below, root))
+        refused = _refusal(folder / below, root)
+        if refused == MISSING and "\\" in path:
+            refused = f"{MISSING}; {SLASHES}"
+        entry = _entry(folder, below, label, refused)
         entry = replace(entry, id=name) if name else entry
         if entry.id in lines:
             raise ImageSourceError(
@@ -144,7 +152,8 @@ def _in_csv(file: Path) -> Iterator[Entry]:
     if not there:
         raise ImageSourceError(
             f"none of the {len(lines)} pictures that {file} lists exists, such as {next(iter(lines))!r}; "
-            f"write paths relative to {folder}"
+            + (f"{SLASHES}, and" if any("\\" in name for name in lines) else "write")
+            + f" paths relative to {folder}"
         )
 
 
@@ -209,7 +218,7 @@ def _refusal(path: Path, root: Path) -> str | None:
         if not stat.S_ISREG(path.stat().st_mode):
             return "not a regular file"
     except FileNotFoundError:
-        return "a symlink to nothing" if path.is_symlink() else "no such file"
+        return "a symlink to nothing" if path.is_symlink() else MISSING
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None
