@@ -92,13 +92,13 @@ def open_study(study: str | Path, data: Path | None = None) -> Study:
     """A published study, to read from a notebook.
 
     Args:
-        study: Its name in the data folder, or its folder as a Path.
+        study: Its name in the data folder, or its folder: a Path, or a text with a / in it.
         data: The data folder; by default that of the settings (HEADSCOPE_DATA, else ./data).
     Raises:
         StudyNotFoundError, DamagedError, NewerSchemaError
     """
-    if isinstance(study, Path):
-        return open_published(study)
+    if isinstance(study, Path) or "/" in study or os.sep in study:
+        return open_published(Path(study))
     return open_published(study_path(_settings(data).studies, study))
 
 

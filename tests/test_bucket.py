@@ -6,6 +6,7 @@ import http.client
 import itertools
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,6 +235,21 @@ def test_anyone_with_xarray_reads_it_in_the_bucket(place, tiny):
     store = zarr.storage.ObjectStore(raw(place.url.split("/")[2], f"headscope/tiny/{content}"), read_only=True)
     with xarray.open_zarr(store) as read:
         assert np.array_equal(read["importance"].values, open_published(tiny).read("importance"), equal_nan=True)
+
+
+def test_the_documentations_lines_read_it_in_the_bucket(place, storage, tiny, monkeypatch):
+    push(place, tiny)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    page = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    for documented, here in {
+        '"lab"': f'"{place.url.split("/")[2]}"',
+        "NAME/CONTENT": f"tiny/{Manifest.load(tiny).content[:12]}",
+        "https://s3.lab.org": storage.url,
+    }.items():
+        assert documented in code
+        code = code.replace(documented, here)
+    exec(code, {})
 
 
 def test_large_objects_go_in_parts(place, storage, tiny, tmp_path, monkeypatch):

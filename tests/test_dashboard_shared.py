@@ -64,6 +64,28 @@ def test_random_weights_and_chance_are_loud_and_come_first():
     assert found[4].said == ("jsd, logits: no classifier.",)
 
 
+COPIES = {"files": 7, "images": 15, "contradicting": 1, "examples": [["cat/1.png", "dog/9.png"], ["a.png", "b.png"]]}
+
+
+def test_copies_and_their_contradicting_labels_are_known_before_the_study_is_believed():
+    (caveat,) = header.caveats(QUIET | {"images": {"quarantined": [], "copies": COPIES}}, [])
+    assert caveat.label == "1 labelled two ways"
+    assert caveat.said[0] == "7 files are there more than once, byte for byte, and counted each time, as 15 images."
+    assert caveat.said[1].startswith("The copies of 1 file have different labels")
+    assert caveat.said[2:4] == ("cat/1.png = dog/9.png", "a.png = b.png")
+    assert caveat.said[-1].startswith("… and more")
+    alike = COPIES | {"contradicting": 0, "files": 2}
+    (caveat,) = header.caveats(QUIET | {"images": {"quarantined": [], "copies": alike}}, [])
+    assert caveat.label == "15 copies"
+    assert caveat.said[1:] == ("cat/1.png = dog/9.png", "a.png = b.png")
+
+
+def test_what_was_ignored_is_listed_as_far_as_the_study_names_it():
+    ignored = {"files": 53, "first": [f"{n}.txt" for n in range(50)]}
+    (caveat,) = header.caveats(QUIET | {"images": {"quarantined": [], "ignored": ignored}}, [])
+    assert (caveat.label, caveat.said[1], caveat.said[-1]) == ("53 ignored", "0.txt", "… and 3 more")
+
+
 def test_a_long_list_is_cut_and_says_so():
     broken = [{"image": f"{n}.png", "reason": "cut short"} for n in range(header.MOST_LISTED + 5)]
     (caveat,) = header.caveats(QUIET | {"images": {"quarantined": broken}}, [])

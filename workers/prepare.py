@@ -28,8 +28,9 @@ from precompute.preprocess import class_names, seen_by, thumbnail_size
 from precompute.weights import Weights, check_name, open_model
 from store import paths, schema
 from store.settings import Settings
+from workers.copies import copies_of
 from workers.decode import Kept, Quarantined, load, scan
-from workers.images import ImageSourceError, find_images, fingerprint
+from workers.images import ImageSet, ImageSourceError, find_images, fingerprint
 from workers.jobs import StudyRequest
 from workers.labels import ClassNames, LabelError, match_labels, own_classes, read_class_names
 from workers.masks import Masks, object_shares
@@ -45,6 +46,7 @@ SLOW = {"cpu": 4e10, "cuda": 5e12}
 MOST_UNIT_IMAGES = 64
 
 CERTIFICATE_IMAGES = 2
+MOST_IGNORED = 50  # of the files that are no pictures, those that a study names
 PACKAGES = ("torch", "timm", "numpy", "zarr", "openTSNE", "scikit-learn", "pillow")
 
 
@@ -143,7 +145,7 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
     left_out = analysis.left_out(vit)
     if attention == "rebuilt":
         left_out = left_out | {"attention": "it is rebuilt from the residual stream when it is read"}
-    attrs = {
+    attrs: dict[str, Any] = {
         "model": described(vit),
         "weights": asdict(weights),
         "images": {
@@ -173,6 +175,7 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
         "packages": versions(),
         "schema": schema.VERSION,
     }
+    attrs["images"] = attrs["images"] | remarks(images, kept, labels)  # not in the plan: nothing is computed of it
     computed = [n for n, spec in schema.SCHEMA.items() if spec.written != "start" and n not in left_out]
     return Prepared(
         request,
@@ -197,6 +200,16 @@ def hints_of(request: StudyRequest, vit: ViT, weights: Weights, labels: Labels) 
     """What may be wrong, in sentences, though nothing is refused for it."""
     headless = missing_classifier(request.model) if weights.kind == "pretrained" and not vit.num_classes else None
     return (*labels.hints, *([] if headless is None else [headless]))
+
+
+def remarks(images: ImageSet, kept: Sequence[Kept], labels: Labels) -> dict[str, Any]:
+    """Which images are there more than once, and which files of the folder are no pictures; only what there is."""
+    found: dict[str, Any] = {}
+    if copies := copies_of([k.id for k in kept], [k.sha256 for k in kept], labels.index):
+        found["copies"] = copies
+    if images.ignored:
+        found["ignored"] = {"files": len(images.ignored), "first": list(images.ignored[:MOST_IGNORED])}
+    return found
 
 
 def unit_size(vit: ViT, batch: analysis.Batch) -> int:

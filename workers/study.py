@@ -32,6 +32,7 @@ from store.manifest import Manifest
 from store.staging import nothing
 from store.study import Study, open_published
 from store.work import Step
+from workers.copies import counted_once
 from workers.memory import forget_peak, peak_mb
 from workers.prepare import Prepared, Progress, nbytes, seen_pixels, versions
 from workers.stages import STAGES, Stage, Task
@@ -427,20 +428,25 @@ def _nonfinite(attempt: Attempt, facts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _accuracy(prepared: Prepared, study: Study) -> dict[str, Any] | None:
-    """Top-1 and top-5 on the labelled images, and whether guessing would do as well."""
+    """Top-1 and top-5 on the labelled images, and whether guessing would do as well.
+
+    Where pictures are there more than once, also with each counted `once`: of those that have one label.
+    """
     known = prepared.label >= 0
     if not known.any() or not prepared.vit.num_classes:
         return None
     label, logits = prepared.label[known], study.read("logits")[known]
     above = (logits > logits[np.arange(len(label)), label][:, None]).sum(axis=1)
-    top1 = int((above < 1).sum())
-    chance = binomtest(top1, len(label), 1 / logits.shape[1], alternative="greater").pvalue
-    return {
-        "top1": top1 / len(label),
-        "top5": float((above < 5).mean()),
-        "images": len(label),
-        "near_chance": bool(chance > CHANCE_LEVEL),
-    }
+    chance = binomtest(int((above < 1).sum()), len(label), 1 / logits.shape[1], alternative="greater").pvalue
+    found = {**_rates(above), "near_chance": bool(chance > CHANCE_LEVEL)}
+    once = counted_once([kept.sha256 for kept in prepared.kept], prepared.label)[known]
+    return found if once.all() else found | {"once": _rates(above[once])}
+
+
+def _rates(above: np.ndarray) -> dict[str, Any]:
+    """Top-1 and top-5 of images, by how many classes are above the true one; null where there are no images."""
+    rates = {name: float((above < rank).mean()) if len(above) else None for name, rank in (("top1", 1), ("top5", 5))}
+    return {**rates, "images": len(above)}
 
 
 def _now() -> str:

@@ -57,6 +57,40 @@ def say_accuracy(attrs: dict[str, Any]) -> None:
         )
     else:
         out.print(f"  {said}")
+    if once := once_line(accuracy):
+        out.print(f"  {once}")
+
+
+def once_line(accuracy: dict[str, Any]) -> str | None:
+    """The accuracy with each picture counted once, where some are there more than once."""
+    once = accuracy.get("once")
+    if once is None:
+        return None
+    if not once["images"]:
+        return "each picture counted once: none has one label"
+    return f"each picture counted once: top-1 {once['top1']:.1%}, top-5 {once['top5']:.1%} of {once['images']:,}"
+
+
+def copies_lines(images: dict[str, Any]) -> list[str]:
+    """What to say of pictures that are there more than once; the fields are those of `workers.copies`."""
+    copies = images.get("copies")
+    if copies is None:
+        return []
+    lines = [
+        f"{copies['images']:,} images are copies: {copies['files']:,} files are there more than once, byte for byte"
+    ]
+    if copies["contradicting"]:
+        lines.append(f"{copies['contradicting']:,} of these files have contradicting labels")
+    return [*lines, *(f"for example {' = '.join(ids)}" for ids in copies["examples"][:1])]
+
+
+def ignored_line(images: dict[str, Any]) -> str | None:
+    """What to say of files that are no pictures."""
+    ignored = images.get("ignored")
+    if ignored is None:
+        return None
+    more = ignored["files"] - len(ignored["first"])
+    return f"{ignored['files']:,}, by name: {', '.join(ignored['first'])}" + (f" … and {more:,} more" if more else "")
 
 
 def say_published(study: Study) -> None:
@@ -81,6 +115,11 @@ def say_what_is_odd(prepared: "Prepared") -> None:
         err.print(f"left out: {odd['image']}: {odd['reason']}", markup=False)
     if (more := len(attrs["images"]["quarantined"]) - 5) > 0:
         err.print(f"… and {more} more images left out; the study lists them all")
+    if lines := copies_lines(attrs["images"]):
+        err.print(f"[bold yellow]copies:[/] {escape('; '.join(lines))}")
+    if ignored := attrs["images"].get("ignored"):
+        first = ", ".join(ignored["first"][:3]) + (" …" if ignored["files"] > 3 else "")
+        err.print(f"ignored: {ignored['files']:,} files that are no pictures by their names: {first}", markup=False)
     by_reason: dict[str, list[str]] = {}
     for name, reason in attrs["left_out"].items():
         by_reason.setdefault(reason, []).append(name)
@@ -145,9 +184,18 @@ def print_info(study: Study) -> None:
     row("images", f"{images['kept']:,} of {images['found']:,} in {images['folder']}, {images['labelled']:,} labelled")
     if images["quarantined"]:
         row("quarantined", *(f"{q['image']}: {q['reason']}" for q in images["quarantined"]))
+    if ignored := ignored_line(images):
+        row("ignored", escape(ignored))
+    if copies := copies_lines(images):
+        row("copies", *map(escape, copies))
     if attrs["accuracy"]:
         near = " [bold red]near chance[/]" if attrs["accuracy"]["near_chance"] else ""
-        row("accuracy", f"top-1 {attrs['accuracy']['top1']:.1%}, top-5 {attrs['accuracy']['top5']:.1%}{near}")
+        once = once_line(attrs["accuracy"])
+        row(
+            "accuracy",
+            f"top-1 {attrs['accuracy']['top1']:.1%}, top-5 {attrs['accuracy']['top5']:.1%}{near}",
+            *([] if once is None else [once]),
+        )
     row(
         "certificate",
         f"on {certificate['images']} images, largest relative errors (allowed {certificate['tolerance']:.0e}):",

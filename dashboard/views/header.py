@@ -271,7 +271,9 @@ def study_line(facts: StudyFacts) -> str:
         count(len(facts.image_ids), "image"),
     ]
     if accuracy:
-        parts.append(f"top-1 {percent(accuracy['top1'])}")
+        once = accuracy.get("once")
+        said = f" ({percent(once['top1'])} with each picture counted once)" if once and once["images"] else ""
+        parts.append(f"top-1 {percent(accuracy['top1'])}{said}")
     return " · ".join(parts)
 
 
@@ -294,8 +296,8 @@ class Caveat:
 
 def caveats(attrs: dict[str, Any], image_ids: list[str]) -> list[Caveat]:
     """All caveats of a study, from its root attributes, the loud ones first."""
-    found = [_random(attrs), _near_chance(attrs), _quarantined(attrs), _nonfinite(attrs, image_ids)]
-    return [caveat for caveat in (*found, _left_out(attrs)) if caveat is not None]
+    found = [_random(attrs), _near_chance(attrs), _copies(attrs), _quarantined(attrs), _nonfinite(attrs, image_ids)]
+    return [caveat for caveat in (*found, _left_out(attrs), _ignored(attrs)) if caveat is not None]
 
 
 def _private(manifest: Manifest) -> list[Caveat]:
@@ -329,6 +331,24 @@ def _near_chance(attrs: dict[str, Any]) -> Caveat | None:
     return Caveat("chance", "accuracy near chance", (said,), loud=True)
 
 
+def _copies(attrs: dict[str, Any]) -> Caveat | None:
+    """Pictures that are there more than once; studies of before they were counted say nothing of them."""
+    copies = attrs["images"].get("copies")
+    if not copies:
+        return None
+    files, odd = copies["files"], copies["contradicting"]
+    said = [
+        f"{count(files, 'file')} {'is' if files == 1 else 'are'} there more than once, byte for byte, and counted each "
+        f"time, as {count(copies['images'], 'image')}."
+    ]
+    if odd:
+        said.append(f"The copies of {count(odd, 'file')} have different labels: one of these is wrong.")
+    listed = [" = ".join(ids) for ids in copies["examples"]]
+    said += [*listed, *([] if files <= len(listed) else ["… and more; image_sha256 of the study tells all"])]
+    label = f"{odd:,} labelled two ways" if odd else f"{copies['images']:,} copies"
+    return Caveat("copies", label, tuple(said))
+
+
 def _quarantined(attrs: dict[str, Any]) -> Caveat | None:
     pictures = attrs["images"]["quarantined"]
     if not pictures:
@@ -356,6 +376,16 @@ def _left_out(attrs: dict[str, Any]) -> Caveat | None:
         return None
     said = tuple(f"{', '.join(names)}: {reason}." for reason, names in by_reason.items())
     return Caveat("left-out", f"{len(left_out):,} left out", said)
+
+
+def _ignored(attrs: dict[str, Any]) -> Caveat | None:
+    ignored = attrs["images"].get("ignored")
+    if not ignored:
+        return None
+    files, first = ignored["files"], ignored["first"]
+    said = f"{count(files, 'file')} of the folder counted as no picture, by name:"
+    more = [f"… and {files - len(first):,} more"] if files > len(first) else []
+    return Caveat("ignored", f"{files:,} ignored", (said, *first, *more))
 
 
 def _some(lines: Iterable[str]) -> tuple[str, ...]:
