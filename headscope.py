@@ -357,7 +357,7 @@ def models(
 def info(study: StudyName, data: Data = None, as_json: Json = False) -> None:
     """Show what a study is: its model, images, certificate, what is left out."""
     with _mistakes():
-        opened = open_study(study, data)
+        opened = open_published(study_path(_settings(data).studies, study))
         if as_json:
             print_json(facts(opened))
         else:

@@ -13,6 +13,7 @@ import headscope
 from store.accounts import Accounts
 from store.errors import StudyNotFoundError
 from store.ledger import Ledger
+from store.paths import StudyNameError
 from store.settings import Settings
 from tests.pictures import picture_folder
 from tests.studies import write_tiny_study
@@ -62,8 +63,13 @@ def test_verify_names_the_damaged_object_and_exits_3(data, tiny):
 
 def test_a_study_opens_by_name_and_by_path(data, tiny):
     assert headscope.open_study("tiny").path == headscope.open_study(tiny).path
+    assert headscope.open_study(str(tiny)).path == headscope.open_study(tiny).path
     with pytest.raises(StudyNotFoundError):
         headscope.open_study("other")
+    with pytest.raises(StudyNotFoundError, match="no study at data/other"):
+        headscope.open_study("data/other")
+    with pytest.raises(StudyNameError):
+        headscope.open_study("..")
 
 
 @pytest.mark.parametrize(

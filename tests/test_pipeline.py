@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 import xarray
 from PIL import Image
@@ -17,7 +19,8 @@ from sklearn.metrics import roc_auc_score
 
 from precompute import analysis
 from precompute.base import base_pass
-from precompute.weights import open_model
+from precompute.model import ViT
+from precompute.weights import Weights, open_model
 from store.attempt import Attempt
 from store.errors import DiskFullError
 from store.manifest import verify
@@ -27,8 +30,9 @@ from tests import reference
 from tests.pictures import picture_folder
 from workers import prepare as preparation
 from workers import study as pipeline
+from workers import terminal
 from workers.jobs import StudyRequest
-from workers.prepare import prepare, unit_size
+from workers.prepare import Labels, prepare, unit_size
 from workers.stages import STAGES
 
 MODEL = "test_vit"
@@ -155,6 +159,77 @@ def test_bad_pictures_are_left_out_one_by_one_and_the_rest_is_bit_equal(tmp_path
     assert some.image_ids == good.image_ids
     data = [key for key in manifest.objects if "/c" in key]
     assert all(mixed.objects[key] == manifest.objects[key] for key in data)
+
+
+def test_pictures_that_are_there_twice_are_said_and_counted_once_beside_the_accuracy(folder, settings, capsys):
+    for name in ("0/copy.png", "1/copy.png"):  # of one picture of class 0: a copy, and a contradiction
+        shutil.copy(folder / "0" / "0.png", folder / name)
+    shutil.copy(folder / "2" / "0.png", folder / "2" / "copy.png")
+    (folder / "notes.txt").write_text("")
+    prepared = prepare(request_for(folder), settings, quiet)
+    terminal.say_what_is_odd(prepared)
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "copies: 2 files are there more than once, byte for byte, as 5 images; "
+        "the labels of 1 of them contradict each other; for example 0/0.png = 0/copy.png = 1/copy.png" in said
+    )
+    study, _, _ = compute(request_for(folder), settings)
+    assert study.attrs["images"]["copies"] == {
+        "files": 2,
+        "images": 5,
+        "contradicting": 1,
+        "examples": [["0/0.png", "0/copy.png", "1/copy.png"], ["2/0.png", "2/copy.png"]],
+    }
+    counted = [image not in ("0/0.png", "0/copy.png", "1/copy.png", "2/copy.png") for image in study.image_ids]
+    logits, label = study.read("logits"), study.read("label")
+    right = (logits.argmax(axis=1) == label)[counted]
+    once = study.attrs["accuracy"]["once"]
+    assert (once["images"], once["top1"]) == (8, right.mean())
+    assert study.attrs["accuracy"]["images"] == 12
+    terminal.print_info(study)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "each picture counted once: top-1" in shown
+    assert "ignored 1, by name: notes.txt copies 2 files are there more than once" in shown
+    assert terminal.facts(study)["images"]["ignored"] == {"files": 1, "first": ["notes.txt"]}  # as `info --json`
+
+
+def test_what_is_ignored_is_listed_and_makes_no_other_study_of_it(folder, settings, capsys):
+    before, manifest, _ = compute(request_for(folder), settings)
+    assert not {"ignored", "copies"} & before.attrs["images"].keys()
+    for number in range(60):
+        (folder / f"notes-{number:02}.txt").write_text("")
+    (folder / "1" / "camera.DNG").write_bytes(b"II*\0" + bytes(99))
+    refused = prepare(request_for(folder, name="another"), settings, quiet).attrs["images"]["quarantined"]
+    assert refused == [
+        {"image": "1/camera.DNG", "reason": "DNG, a camera's raw file, which is not read; save it as PNG or JPEG"}
+    ]
+    (folder / "1" / "camera.DNG").unlink()
+    again = prepare(request_for(folder), settings, quiet)
+    assert pipeline.published(again).content == manifest.content
+    ignored = again.attrs["images"]["ignored"]
+    assert (ignored["files"], len(ignored["first"]), ignored["first"][0]) == (60, 50, "notes-00.txt")
+    terminal.say_what_is_odd(again)
+    assert (
+        "ignored: 60 files that are no pictures by their names: notes-00.txt, notes-01.txt" in capsys.readouterr().err
+    )
+    study, _, _ = compute(request_for(folder, name="notes"), settings)
+    terminal.print_info(study)
+    assert "60, by name: notes-00.txt, " in capsys.readouterr().out
+    assert terminal.facts(study)["images"]["ignored"] == ignored  # as `info --json`
+
+
+def test_hints_are_said_before_anything_is_computed(tmp_path, settings, capsys):
+    folder = picture_folder(tmp_path / "pictures", classes=[str(number) for number in range(11)], each=1)
+    prepared = prepare(request_for(folder), settings, quiet)
+    terminal.say_what_is_odd(prepared)
+    assert "note: the folders are taken as class numbers. torchvision's ImageFolder" in capsys.readouterr().err
+    headless = replace(prepared.request, model="vit_base_patch16_224.dino")
+    vit = ViT(timm.create_model(MODEL, num_classes=0).eval(), "vit_base_patch16_224.dino")
+    no_labels = Labels((), np.array([]), "no labels")
+    (hint,) = preparation.hints_of(headless, vit, Weights("pretrained", None, ""), no_labels)
+    assert hint.startswith("the trained weights vit_base_patch16_224.dino have no classifier")
+    for kind in ("checkpoint", "random"):
+        assert preparation.hints_of(headless, vit, Weights(kind, None, ""), no_labels) == ()
 
 
 def test_a_set_of_bad_pictures_only_is_refused_with_the_first_reason(tmp_path, settings):

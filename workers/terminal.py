@@ -76,11 +76,9 @@ def copies_lines(images: dict[str, Any]) -> list[str]:
     copies = images.get("copies")
     if copies is None:
         return []
-    lines = [
-        f"{copies['images']:,} images are copies: {copies['files']:,} files are there more than once, byte for byte"
-    ]
+    lines = [f"{copies['files']:,} files are there more than once, byte for byte, as {copies['images']:,} images"]
     if copies["contradicting"]:
-        lines.append(f"{copies['contradicting']:,} of these files have contradicting labels")
+        lines.append(f"the labels of {copies['contradicting']:,} of them contradict each other")
     return [*lines, *(f"for example {' = '.join(ids)}" for ids in copies["examples"][:1])]
 
 
