@@ -129,7 +129,7 @@ def _study_request(
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: a .safetensors or .pth file.")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Untrained, to try things out.")] = False,
     image_size: Annotated[str | None, typer.Option(help="Pixels, as 224 or 224x336 (height x width).")] = None,
-    classes: Annotated[Path | None, typer.Option(help="The model's class names, one a line or a JSON list.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="The model's class names, one a line, or JSON.")] = None,
     label_map: Annotated[Path | None, typer.Option(help="CSV of label,class, where labels are not names.")] = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="The folders are not labels.")] = False,
     per_class: Annotated[int | None, typer.Option(help="Only the first so many images of each class.", min=1)] = None,

@@ -70,14 +70,31 @@ COPIES = {"files": 7, "images": 15, "contradicting": 1, "examples": [["cat/1.png
 def test_copies_and_their_contradicting_labels_are_known_before_the_study_is_believed():
     (caveat,) = header.caveats(QUIET | {"images": {"quarantined": [], "copies": COPIES}}, [])
     assert caveat.label == "1 labelled two ways"
-    assert caveat.said[0] == "7 files are there more than once, byte for byte, and counted each time, as 15 images."
-    assert caveat.said[1].startswith("The copies of 1 file have different labels")
+    assert caveat.said[0] == (
+        "15 images are copies, byte for byte, of 7 pictures; each counts in what is said of all images."
+    )
+    assert caveat.said[1].startswith("The copies of 1 picture have contradicting labels")
     assert caveat.said[2:4] == ("cat/1.png = dog/9.png", "a.png = b.png")
     assert caveat.said[-1].startswith("… and more")
     alike = COPIES | {"contradicting": 0, "files": 2}
     (caveat,) = header.caveats(QUIET | {"images": {"quarantined": [], "copies": alike}}, [])
     assert caveat.label == "15 copies"
     assert caveat.said[1:] == ("cat/1.png = dog/9.png", "a.png = b.png")
+
+
+def test_the_line_of_a_study_has_the_accuracy_with_each_picture_counted_once_beside_the_other():
+    accuracy = QUIET["accuracy"] | {"once": {"top1": 0.75, "top5": 0.9, "images": 8}}
+    attrs = {"model": {"name": "vit"}, "accuracy": accuracy}
+    facts = SimpleNamespace(grid=(3, 3), num_layers=2, num_heads=3, image_ids=["a"] * 10)
+
+    def line():
+        return header.study_line(SimpleNamespace(**vars(facts), study=SimpleNamespace(attrs=attrs)))
+
+    assert line().endswith(" · 10 images · top-1 80.0\u202f% (75.0\u202f% with each picture counted once)")
+    accuracy["once"] = {"top1": None, "top5": None, "images": 0}  # every picture has two labels
+    assert line().endswith("top-1 80.0\u202f%")
+    del accuracy["once"]
+    assert line().endswith("top-1 80.0\u202f%")
 
 
 def test_what_was_ignored_is_listed_as_far_as_the_study_names_it():

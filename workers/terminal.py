@@ -76,9 +76,10 @@ def copies_lines(images: dict[str, Any]) -> list[str]:
     copies = images.get("copies")
     if copies is None:
         return []
-    lines = [f"{copies['files']:,} files are there more than once, byte for byte, as {copies['images']:,} images"]
+    pictures = f"{copies['files']:,} picture{'' if copies['files'] == 1 else 's'}"
+    lines = [f"{copies['images']:,} images are copies, byte for byte, of {pictures}"]
     if copies["contradicting"]:
-        lines.append(f"the labels of {copies['contradicting']:,} of them contradict each other")
+        lines.append(f"the copies of {copies['contradicting']:,} have contradicting labels")
     return [*lines, *(f"for example {' = '.join(ids)}" for ids in copies["examples"][:1])]
 
 
@@ -117,7 +118,7 @@ def say_what_is_odd(prepared: "Prepared") -> None:
         err.print(f"[bold yellow]copies:[/] {escape('; '.join(lines))}")
     if ignored := attrs["images"].get("ignored"):
         first = ", ".join(ignored["first"][:3]) + (" …" if ignored["files"] > 3 else "")
-        err.print(f"ignored: {ignored['files']:,} files that are no pictures by their names: {first}", markup=False)
+        err.print(f"ignored, as no pictures by their names: {ignored['files']:,} ({first})", markup=False)
     by_reason: dict[str, list[str]] = {}
     for name, reason in attrs["left_out"].items():
         by_reason.setdefault(reason, []).append(name)

@@ -338,11 +338,11 @@ def _copies(attrs: dict[str, Any]) -> Caveat | None:
         return None
     files, odd = copies["files"], copies["contradicting"]
     said = [
-        f"{count(files, 'file')} {'is' if files == 1 else 'are'} there more than once, byte for byte, and counted each "
-        f"time, as {count(copies['images'], 'image')}."
+        f"{count(copies['images'], 'image')} are copies, byte for byte, of {count(files, 'picture')}; each counts in "
+        "what is said of all images."
     ]
     if odd:
-        said.append(f"The copies of {count(odd, 'file')} have different labels: one of these is wrong.")
+        said.append(f"The copies of {count(odd, 'picture')} have contradicting labels.")
     listed = [" = ".join(ids) for ids in copies["examples"]]
     said += [*listed, *([] if files <= len(listed) else ["… and more; image_sha256 of the study tells all"])]
     label = f"{odd:,} labelled two ways" if odd else f"{copies['images']:,} copies"

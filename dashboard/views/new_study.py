@@ -106,7 +106,7 @@ def form() -> dbc.Form:
     ]
     more = [
         _field("no_labels", "Labels", _tick("no_labels", "no", "the folders are not labels of the model's classes")),
-        _field("classes", "Class names", _list("classes", "the model's own"), "One a line or a JSON list, in order."),
+        _field("classes", "Class names", _list("classes", "the model's own"), "One a line in order, or JSON."),
         _field("label_map", "Label map", _list("label_map", "none"), "CSV of label,class, where labels are not names."),
         _field("image_size", "Image size", _text("image_size", "the model's own"), "224, or 224x336 (height × width)."),
         _field(
