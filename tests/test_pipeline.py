@@ -167,6 +167,7 @@ def test_pictures_that_are_there_twice_are_said_and_counted_once_beside_the_accu
     shutil.copy(folder / "2" / "0.png", folder / "2" / "copy.png")
     (folder / "notes.txt").write_text("")
     prepared = prepare(request_for(folder), settings, quiet)
+    assert not {"ignored", "copies"} & prepared.plan["images"].keys()
     terminal.say_what_is_odd(prepared)
     said = " ".join(capsys.readouterr().err.split())
     assert (
