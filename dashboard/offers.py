@@ -19,7 +19,7 @@ PICTURES = (
     *(".avif", ".eps", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg"),
 )
 TABLES = (".csv",)
-CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin")
+CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 CLASS_LISTS = (".txt", ".json")
 
 # ImageNet has 1,000 folders a split; listing 20,000 that are known takes a tenth of a second.
