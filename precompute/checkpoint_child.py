@@ -459,13 +459,16 @@ class _StandIn(type):
 
     A pickle makes an instance of a class without calling it (NEWOBJ), and then hands it its contents: that is how
     settings, optimizers and whole models lie in a file, and these are passed over. What a pickle *calls* (REDUCE) may
-    as well be a command: only the names in CALLED are passed over, any other is refused. Neither is run.
+    as well be a command. Of calls, those in CALLED are passed over, and those of classes outside Python's own library,
+    by which members of enumerations are made; any other is refused. None is run, so this decides only what is said.
     """
 
     full: str
 
     def __call__(cls, *_: Any, **__: Any) -> Any:
-        if cls.full not in CALLED:
+        package, name = cls.full.partition(".")[0], cls.full.rpartition(".")[2]
+        is_class = name.lstrip("_")[:1].isupper() and package not in sys.stdlib_module_names
+        if cls.full not in CALLED and not is_class:
             raise _asks_for(cls.full)
         return super().__call__()
 
@@ -535,9 +538,7 @@ CALLED = {
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
     *(f"numpy.random._pickle.__{name}_ctor" for name in ("randomstate", "generator", "bit_generator")),
-    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
-    *("torch.device", "torch.Generator", "torch._C.Generator", "torch.serialization._get_layout"),
-    "torchvision.transforms.functional.InterpolationMode",
+    *("numpy.random.bit_generator.__pyx_unpickle_SeedSequence", "torch.device", "torch.serialization._get_layout"),
 }
 _MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # as Python 2 called them, and pickles of protocol 2 do
 

@@ -76,7 +76,7 @@ def load_state(model: nn.Module, checkpoint: Checkpoint, name: str, file: Path) 
             *(f"{len(keys)} {kind}: {_named(keys)}" for kind, keys in problems.items() if keys),
         ]
         raise ModelError(
-            f"{file.name} is not a checkpoint of {name} ({'; '.join(where)}); {_advice(name, state, problems)}"
+            f"{file.name} is not a checkpoint of {name} ({'; '.join(where)}); {_advice(state, wanted, problems)}"
         )
     model.load_state_dict({key: state[key] for key in wanted})
     return tuple(key for key in state if key in unused)
@@ -116,14 +116,14 @@ def _differences(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[st
     return found
 
 
-def _advice(name: str, state: dict[str, Tensor], problems: dict[str, list[str]]) -> str:
+def _advice(state: dict[str, Tensor], wanted: dict[str, Tensor], problems: dict[str, list[str]]) -> str:
     for layout, pattern in LAYOUTS:
         known = next((key for key in problems["extra"] if re.fullmatch(pattern, key)), None)
         if known:
             return f"its names are those of {layout} ({known}), which are not read yet: give a file with timm's names"
     if any(key.startswith("pre_logits.") for key in problems["extra"]):
         return "its layer pre_logits, before the classifier, is no longer part of timm's models; train one without it"
-    if fitting := [each for each in _fitting(state) if each != name]:
+    if _shapes(state) != _shapes(wanted) and (fitting := _fitting(state)):
         verb = "fits" if len(fitting) == 1 else "fit"
         return f"name the architecture it was made for: by its shapes {' or '.join(fitting)} {verb}"
     if (

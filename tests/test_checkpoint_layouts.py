@@ -6,6 +6,7 @@ The matrix is asked of the reader's functions in this process; the files of whol
 import argparse
 import collections
 import datetime as dt
+import enum
 import functools
 import io
 import pathlib
@@ -26,6 +27,8 @@ from precompute.checkpoint import Checkpoint, kind_of_weights, read_checkpoint
 from precompute.errors import ModelError
 from precompute.state_dict import load_state
 from precompute.weights import open_model
+from store.settings import Settings
+from workers.study_model import open_model_of
 
 NAME = "test_vit"  # timm's smallest: 160 pixels, 64 channels
 VIT = {"cls_token": torch.zeros(1, 1, 2), "patch_embed.proj.weight": torch.ones(2, 3, 1, 1)} | {
@@ -66,7 +69,7 @@ CONTAINERS = {
 }
 
 
-class Settings(dict):
+class Config(dict):
     """A dict of its own class, with attributes, as EasyDict, yacs and Lightning's AttributeDict are."""
 
     def __init__(self, **settings):
@@ -74,10 +77,15 @@ class Settings(dict):
         self.frozen = True
 
 
+class Layout(enum.Enum):
+    ROWS = "rows"
+
+
 class Module(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.inner = torch.nn.Linear(2, 2)
+        self.layout = Layout.ROWS
 
 
 def extras():
@@ -96,7 +104,7 @@ def extras():
             "scaler": {},
         },
         "an optimizer by names": {"optimizer_state": {"exp_avg": dict(OTHER)}},
-        "settings": {"config": Settings(lr=0.1, sub=Settings(x=1)), "model": {"name": NAME, "drop": 0.1}},
+        "settings": {"config": Config(lr=0.1, sub=Config(x=1)), "model": {"name": NAME, "drop": 0.1}},
         "data": {
             "when": dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
             "took": dt.timedelta(3),
@@ -401,6 +409,19 @@ def test_a_saved_model_says_what_was_dropped_and_passed_over_and_is_the_same_mod
         "prefix": "visual.trunk.",
         "passed_over": ["text.weight", "mask_token"],
     }
+
+
+@pytest.mark.parametrize("weights", ["ema", "plain"])
+def test_a_study_finds_those_weights_again_that_it_was_made_with(weights, model, tmp_path):
+    settings = Settings(data=tmp_path)
+    settings.models.mkdir(parents=True)
+    saved, _, _ = timm_with_ema(model, None)
+    torch.save(saved, settings.models / "w.pth")
+    vit, found = open_model(NAME, checkpoint=settings.models / "w.pth", weights=weights)
+    attrs = {"model": {"name": NAME, "input_size": vit.input_size}, "weights": found.as_dict()}
+    study = types.SimpleNamespace(name="s", attrs=attrs, manifest=types.SimpleNamespace(run={}))
+    wanted = saved["state_dict_ema" if weights == "ema" else "state_dict"]
+    assert torch.equal(open_model_of(study, settings, "cpu").model.state_dict()["pos_embed"], wanted["pos_embed"])
 
 
 # ---- tensors that are not the model's

@@ -127,6 +127,16 @@ def a_command_in_the_state_of_an_object_that_is_passed_over(file, canary):
     torch.save({"state_dict": VIT, "args": argparse.Namespace(lr=Evil(canary))}, file)
 
 
+@hostile("unsafe checkpoint: its pickle asks for 'subprocess.Popen'")
+def a_class_of_pythons_own_that_runs_a_command(file, canary):
+    archive(file, beside(b"csubprocess\nPopen\nX\x04\x00\x00\x00true\x85R"))
+
+
+@hostile("unsafe checkpoint: its pickle asks for 'torch.hub.load'")
+def a_function_of_another_library_beside_the_weights(file, canary):
+    archive(file, beside(b"ctorch.hub\nload\nX\x04\x00\x00\x00evil\x85R"))
+
+
 def beside(code: bytes) -> bytes:
     """A pickle of {"args": what the code makes}."""
     return b"\x80\x02}X\x04\x00\x00\x00args" + code + b"s."
