@@ -320,7 +320,8 @@ class WeightSet:
         return kind, min(keys, default=len(KEYS))
 
     def __str__(self) -> str:
-        return ", ".join(repr(each[:80]) for each in (self.part, self.prefix) if each) or "the file itself"
+        where = f"under {self.part!r}" if self.part else "as the file itself"
+        return f"{where}, with {self.prefix[:80]!r} before each name" if self.prefix else where
 
 
 def prefixes_of(names: Collection[str]) -> list[str]:
@@ -342,10 +343,11 @@ def chosen(parts: Mapping[str | None, dict[str, T]], weights: str) -> tuple[Weig
     sets = [WeightSet(part, prefix) for part, several in prefixes.items() for prefix in several or [""]]
     of_kind = sets if weights == "auto" else [each for each in sets if each.averaged == (weights == "ema")]
     if not of_kind:
-        right = "without averaging (EMA)" if weights == "plain" else "averaged (EMA)"
-        there = "; ".join(map(str, sets[:MOST_KEYS]))
-        other = "plain" if weights == "ema" else "ema"
-        raise RefusedError(f"has no weights {right}; it has {there}", f"give --weights {other}, or leave it out")
+        right, other = ("EMA", "plain") if weights == "ema" else ("plain", "ema")
+        there = " and ".join(map(str, sets[:MOST_KEYS]))
+        raise RefusedError(
+            f"has no {right} weights; its weights lie {there}", f"give --weights {other}, or leave it out"
+        )
     best = min(of_kind, key=lambda each: each.rank)
     rivals = [each for each in of_kind if each.part == best.part and each.rank == best.rank]
     if len(rivals) > 1:

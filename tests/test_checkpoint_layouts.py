@@ -231,13 +231,16 @@ def test_the_order_of_several_is_that_of_timm_and_not_of_the_file():
 
 
 def test_weights_that_are_not_there_are_refused_naming_those_that_are():
-    with pytest.raises(
-        child.RefusedError, match=r"no weights averaged \(EMA\); it has 'state_dict', 'module\.'; give --w"
-    ):
+    there = (
+        r"its weights lie under 'state_dict', with 'module\.' before each name; give --weights plain, or leave it out"
+    )
+    with pytest.raises(child.RefusedError, match=f"has no EMA weights; {there}"):
         contents({"state_dict": {f"module.{name}": tensor for name, tensor in VIT.items()}}, "ema")
-    with pytest.raises(child.RefusedError, match=r"has no weights averaged .*it has the file itself"):
+    with pytest.raises(child.RefusedError, match="has no EMA weights; its weights lie as the file itself"):
         contents(VIT, "ema")
-    with pytest.raises(child.RefusedError, match=r"no weights without averaging .*'teacher'; give --weights ema"):
+    with pytest.raises(
+        child.RefusedError, match="has no plain weights; its weights lie under 'teacher'; give --weights e"
+    ):
         contents({"teacher": VIT}, "plain")
     with pytest.raises(ModelError, match="weights is 'best'; give auto, ema, plain"):
         read_checkpoint(pathlib.Path("w.pth"), "best")

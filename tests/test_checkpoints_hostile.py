@@ -575,6 +575,12 @@ def reader(tmp_path, monkeypatch, code: str, ready: bool = True) -> Path:
         ("print('[' * 10**4)", "no longer says what was agreed"),
         ("print(json.dumps({'tensor': 'w', 'dtype': 'F32', 'shape': [-1]}))", "no longer says what was agreed"),
         ("print(json.dumps({'tensor': 'w', 'dtype': 'F32', 'shape': [10**12]}))", "more than the file has"),
+        ("print(json.dumps({'done': True}))", "no longer says what was agreed"),
+        (
+            "print(json.dumps({'done': {'part': '\\x1b[2J', 'parts': [], 'prefix': ''}}))",
+            "no longer says what was agreed",
+        ),
+        ("while True: print(json.dumps({'beside': 'w'}))", "no longer says what was agreed"),
         (
             "line = json.dumps({'tensor': 'w', 'dtype': 'U8', 'shape': [0]})\nprint(line); print(line)",
             "more than the file",
