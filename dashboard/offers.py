@@ -20,7 +20,7 @@ PICTURES = (
     *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"),
 )
 TABLES = (".csv",)
-CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin")
+CHECKPOINTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 CLASS_LISTS = (".txt", ".json")
 
 # ImageNet has 1,000 folders a split; listing 20,000 that are known takes a tenth of a second.

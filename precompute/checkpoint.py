@@ -22,7 +22,7 @@ from torch import Tensor
 from precompute import checkpoint_child as child
 from precompute.errors import ModelError
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+WEIGHTS = ("auto", "ema", "plain")
 PROGRAM = Path(child.__file__)
 
 # A ViT-B of 346 MB takes 0.5 s. The wall's limit is for slow disks, and for processes that give way to others.
@@ -42,30 +42,58 @@ class ReaderStartError(OSError):
     """The process that reads checkpoints does not start; no fault of the checkpoint."""
 
 
-def read_checkpoint(file: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors or .pth file: dense, finite, no larger than their bytes.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights in a file, and where in it they were found.
+
+    Attributes:
+        tensors: By the names that a timm model has: the common prefix is dropped.
+        part: Dotted keys under which they lay ("state_dict_ema", "teacher"); None: the file is the state dict itself.
+        parts: Every part of the file that is such weights, `part` among them.
+        prefix: What was dropped before each name ("module.backbone."); "" if nothing was.
+        beside: Names of the part's tensors that do not lie under the prefix and were left out, as DINO's projection.
+    """
+
+    tensors: dict[str, Tensor]
+    part: str | None
+    parts: tuple[str, ...]
+    prefix: str
+    beside: tuple[str, ...]
+
+
+def read_checkpoint(file: Path, weights: str = "auto") -> Checkpoint:
+    """The weights in a safetensors file or one of torch.save's, whatever it is called: dense, finite tensors.
 
     The file is opened and looked at in a process of its own, by `precompute.checkpoint_child`.
 
+    Args:
+        weights: Which, if there are several: "ema" those averaged over training (EMA, a teacher), "plain" the others,
+            "auto" averaged ones if there are any, as timm's `load_checkpoint`.
     Raises:
-        ModelError: no such file, another format, or a tensor that is not plain numbers; names the rule and the tensor.
+        ModelError: no such file, another format, no such weights in it, or a tensor that is not plain numbers; names
+            the rule and the tensor.
         ReaderStartError: that process does not start here.
     """
+    if weights not in WEIGHTS:
+        raise ModelError(f"weights is {weights!r}; give {', '.join(WEIGHTS)}")
     if not file.is_file():
         raise ModelError(f"no checkpoint at {file}; give a .safetensors or .pth file")
-    if file.suffix not in SUFFIXES:
-        raise ModelError(f"{file.name} is neither .safetensors nor .pth; {child.CONVERT}")
     try:
         opened = file.open("rb", buffering=0)
     except OSError as error:
         raise ModelError(f"{file.name} cannot be opened: {error.strerror}; make it readable to the workers") from error
     with opened:
         size = os.fstat(opened.fileno()).st_size
-        with _reader(opened, file.suffix, size) as reader:
+        with _reader(opened, file.suffix, size, weights) as reader:
             try:
                 return _received(reader, size)
             except (child.RefusedError, ModelError) as error:
                 raise ModelError(f"{file.name}{error}") from error.__cause__
+
+
+def kind_of_weights(part: str | None, prefix: str) -> str:
+    """Which to ask `read_checkpoint` for, to have those of this part and prefix again: "ema" or "plain"."""
+    return "ema" if child.WeightSet(part, prefix).averaged else "plain"
 
 
 @dataclass
@@ -105,14 +133,15 @@ class _Reader:
 
 
 @contextlib.contextmanager
-def _reader(opened: BinaryIO, suffix: str, size: int) -> Iterator[_Reader]:
+def _reader(opened: BinaryIO, suffix: str, size: int, weights: str) -> Iterator[_Reader]:
     """The process that reads the opened file, started and confined; it is gone afterwards.
 
     Raises:
         ReaderStartError
     """
     cpu_seconds = CPU_SECONDS + round(size / CPU_BYTES_A_SECOND)
-    command = [sys.executable, "-I", "-B", str(PROGRAM), suffix, str(cpu_seconds), str(child.MEMORY + 3 * size)]
+    memory = child.MEMORY + 3 * size
+    command = [sys.executable, "-I", "-B", str(PROGRAM), suffix, str(cpu_seconds), str(memory), weights]
     # One thread: a process with several cannot have a network of its own. What else is there finds Python's libraries.
     env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
     env |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -137,22 +166,26 @@ def _reader(opened: BinaryIO, suffix: str, size: int) -> Iterator[_Reader]:
             process.kill()
 
 
-def _received(reader: _Reader, size: int) -> dict[str, Tensor]:
+def _received(reader: _Reader, size: int) -> Checkpoint:
     """What the process hands over. Even that is checked: a file may have taken it over.
 
     Raises:
         RefusedError, ModelError: It has ended, or refuses the file; what is said goes on after the file's name.
     """
     state: dict[str, Tensor] = {}
+    beside: list[str] = []
     left = size
     while True:
         said = _line(reader)
         if "refused" in said:
             raise ModelError(str(said["refused"]))
         if "done" in said:
-            return state
+            return _checkpoint(state, beside, said["done"])
+        if "beside" in said and len(beside) < child.MOST_TENSORS:
+            beside.append(_text(said["beside"]))
+            continue
         try:
-            name, dtype, shape = str(said["tensor"]), _DTYPES[said["dtype"]], [int(each) for each in said["shape"]]
+            name, dtype, shape = _text(said["tensor"]), _DTYPES[said["dtype"]], [int(each) for each in said["shape"]]
             with torch.device("meta"):
                 left -= torch.empty(shape, dtype=dtype).nbytes
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -161,6 +194,27 @@ def _received(reader: _Reader, size: int) -> dict[str, Tensor]:
             raise child.RefusedError("is an unsafe checkpoint: its reader hands over more than the file has")
         state[name] = torch.empty(shape, dtype=dtype)
         _fill(state[name], reader)
+
+
+def _checkpoint(state: dict[str, Tensor], beside: list[str], where: Any) -> Checkpoint:
+    try:
+        part, parts, prefix = where["part"], where["parts"], where["prefix"]
+        return Checkpoint(
+            state,
+            None if part is None else _text(part),
+            tuple(_text(each) for each in parts),
+            _text(prefix) if prefix != "" else "",
+            tuple(beside),
+        )
+    except (KeyError, TypeError) as error:
+        raise child.RefusedError(BROKEN) from error
+
+
+def _text(said: object) -> str:
+    """What a person may be shown."""
+    if not isinstance(said, str) or not 0 < len(said) <= child.MOST_NAME or not said.isprintable():
+        raise child.RefusedError(BROKEN)
+    return said
 
 
 def _line(reader: _Reader) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 `precompute.checkpoint` runs this file with the checkpoint as standard input. It takes nothing from the rest of
 Headscope and nothing from torch: a pickle is read by Python's own reader with a table of the few names that a state
 dict needs, so nothing that a file names is looked up, and the process needs 0.1 s and 30 MB, where torch needs 2 s
-and 540 MB. Tensors leave through standard output, checked: each a line of JSON, then its bytes. The last line is
-`{"done": true}`, or says what is refused.
+and 540 MB. What lies beside the weights (arguments, epochs, optimizers) becomes stand-ins that hold and do nothing.
+
+Tensors leave through standard output, checked: each a line of JSON, then its bytes. A line names each tensor that is
+left out. The last line says under which keys and which prefix the weights were found, or what is refused.
 
 Before the file is looked at, `confine` takes away from the process:
 
@@ -25,6 +27,7 @@ On Windows that hook, the process and its time limit are all there is.
 import contextlib
 import ctypes
 import encodings.cp437  # noqa: F401  (of names in zip archives; later it could not be imported any more)
+import itertools
 import json
 import math
 import os
@@ -33,9 +36,9 @@ import signal
 import sys
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 import numpy as np
 
@@ -47,6 +50,9 @@ MOST_HEADER_BYTES = 4 << 20
 MOST_TENSORS = 10_000
 MOST_NAME = 200
 MOST_DIMENSIONS = 8
+MOST_CLASSES = 1_000  # that a file names; a Lightning checkpoint with its configuration names 50
+MOST_TABLES = 1_000  # with names, to a depth of two
+MOST_KEYS = 12  # named in a refusal
 MEMORY = 256 << 20  # for the header; 10,000 tensors take 30 MB
 CHUNK = 1 << 22  # elements looked at together
 
@@ -176,17 +182,38 @@ class Found:
         return math.prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
 
 
-def tensors_of(file: BinaryIO, size: int, suffix: str) -> dict[str, Found]:
-    """The tensors by name, told by what the file is and not by what it is called.
+@dataclass(frozen=True)
+class Contents:
+    """The weights of a file, by the names that a timm model has, and where they were found.
 
+    Attributes:
+        tensors: Without `prefix` before their names.
+        part: Dotted keys under which they lie; None if the file is the state dict itself.
+        parts: All parts of the file that are such weights.
+        prefix: What stood before each name.
+        beside: Names of tensors of the part that do not lie under the prefix.
+    """
+
+    tensors: dict[str, Found]
+    part: str | None
+    parts: tuple[str, ...]
+    prefix: str
+    beside: tuple[str, ...]
+
+
+def contents_of(file: BinaryIO, size: int, suffix: str, weights: str) -> Contents:
+    """The weights, told by what the file is and not by what it is called.
+
+    Args:
+        weights: Which, if there are several: "auto", "ema" or "plain".
     Raises:
-        RefusedError: It is no checkpoint, or not a safe one.
+        RefusedError: It is no checkpoint, or not a safe one, or has no such weights.
     """
     head = file.read(512)
     if not head:
         raise RefusedError("is empty (0 bytes)", COPY)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MOST_HEADER_BYTES:
-        found = _of_safetensors(file, size)  # asked first: its length may begin like another format
+        found = _of_safetensors(file, size, weights)  # asked first: its length may begin like another format
     else:
         for at, magic, why, step in _OTHERS:
             if head.startswith(magic, at):
@@ -201,8 +228,8 @@ def tensors_of(file: BinaryIO, size: int, suffix: str) -> dict[str, Found]:
         if not kind and suffix != ".safetensors":
             begins = head[:8].hex(" ")
             raise RefusedError(f"begins with {begins}, as neither torch's archives nor safetensors files do")
-        found = _of_archive(file, size) if kind else _of_safetensors(file, size)
-    together = sum(each.nbytes for each in found.values())
+        found = (_of_archive if kind else _of_safetensors)(file, size, weights)
+    together = sum(each.nbytes for each in found.tensors.values())
     if together > size:
         raise RefusedError(
             f"has tensors of {together} bytes and is {size}: some share their values", "save a clone of each tensor"
@@ -252,10 +279,92 @@ def _dtype(name: str, given: object) -> str:
     return given
 
 
+# ---- which weights
+
+# Names that every ViT of timm's has: what stands before them is a prefix, as `module.` and `model.backbone.`
+ANCHORS = ("patch_embed.proj.weight", "blocks.0.norm1.weight")
+
+# Parts of a file and prefixes are of averaged weights (EMA) if their names have one of these words. What is averaged to
+# be used comes first, as in timm's load_checkpoint; what is averaged to be a target of training comes last.
+AVERAGES, TARGETS = {"ema", "teacher"}, {"momentum", "target"}
+# Among several of a kind: the first of these, then in the order of the file.
+KEYS = (
+    *("state_dict_ema", "model_ema", "teacher"),
+    *("state_dict", "model", "model_state_dict", "net", "weights", "module", "student"),
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class WeightSet:
+    """One set of weights in a file: those whose names begin with `prefix` in one part of it."""
+
+    part: str | None
+    prefix: str
+
+    @property
+    def _words(self) -> set[str]:
+        apart = (each if each.isalnum() else " " for each in f"{self.part or ''} {self.prefix}".lower())
+        return set("".join(apart).split())
+
+    @property
+    def averaged(self) -> bool:
+        return bool(self._words & (AVERAGES | TARGETS))
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Lower is taken first."""
+        kind = 0 if self._words & AVERAGES else 2 if self._words & TARGETS else 1
+        keys = [KEYS.index(key) for key in (self.part or "").split(".") if key in KEYS]
+        return kind, min(keys, default=len(KEYS))
+
+    def __str__(self) -> str:
+        where = f"under {self.part!r}" if self.part else "as the file itself"
+        return f"{where}, with {self.prefix[:80]!r} before each name" if self.prefix else where
+
+
+def prefixes_of(names: Collection[str]) -> list[str]:
+    """What stands before the names of each of timm's ViTs among these names; empty if there is none."""
+    for anchor in ANCHORS:
+        found = [name.removesuffix(anchor) for name in names if name == anchor or name.endswith(f".{anchor}")]
+        if found:
+            return [each for each in found if each + ANCHORS[1] in names] or found
+    return []
+
+
+def chosen(parts: Mapping[str | None, dict[str, T]], weights: str) -> tuple[WeightSet, dict[str, T], list[str]]:
+    """The set of weights that is meant, its tensors without their prefix, and names of the others beside them.
+
+    Raises:
+        RefusedError: There is none of that kind, or several that nothing tells apart.
+    """
+    prefixes = {part: prefixes_of(state) for part, state in parts.items()}
+    sets = [WeightSet(part, prefix) for part, several in prefixes.items() for prefix in several or [""]]
+    of_kind = sets if weights == "auto" else [each for each in sets if each.averaged == (weights == "ema")]
+    if not of_kind:
+        right, other = ("EMA", "plain") if weights == "ema" else ("plain", "ema")
+        there = " and ".join(map(str, sets[:MOST_KEYS]))
+        raise RefusedError(
+            f"has no {right} weights; its weights lie {there}", f"give --weights {other}, or leave it out"
+        )
+    best = min(of_kind, key=lambda each: each.rank)
+    rivals = [each for each in of_kind if each.part == best.part and each.rank == best.rank]
+    if len(rivals) > 1:
+        names = ", ".join(repr(each.prefix[:80]) for each in rivals[:MOST_KEYS])
+        why = f"has {len(rivals)} sets of weights side by side, whose names begin with {names}"
+        raise RefusedError(why, "save the state dict of the one that is meant")
+    state = parts[best.part]
+    others = tuple(each for each in prefixes[best.part] if len(each) > len(best.prefix))
+    inside = {name for name in state if name.startswith(best.prefix) and not name.startswith(others)}
+    taken = {name.removeprefix(best.prefix): tensor for name, tensor in state.items() if name in inside}
+    return best, taken, [name for name in state if name not in inside]
+
+
 # ---- safetensors: https://github.com/huggingface/safetensors#format
 
 
-def _of_safetensors(file: BinaryIO, size: int) -> dict[str, Found]:
+def _of_safetensors(file: BinaryIO, size: int, weights: str) -> Contents:
     file.seek(0)
     length = int.from_bytes(file.read(8), "little") if size >= 8 else 0
     if not 2 <= length <= MOST_HEADER_BYTES:
@@ -296,7 +405,8 @@ def _of_safetensors(file: BinaryIO, size: int) -> dict[str, Found]:
         last = end
     if last != room:
         raise UnsoundError(f"its tensors end at byte {last} and the file at {room}")
-    return found
+    best, taken, beside = chosen({None: found}, weights)
+    return Contents(taken, None, (), best.prefix, tuple(beside))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -341,9 +451,51 @@ class _Strided:
 
 @dataclass(frozen=True)
 class _Odd:
-    """Something torch makes that is no plain tensor."""
+    """A tensor that is no plain one."""
 
     what: str
+
+
+class _StandIn(type):
+    """A class that a file names, which is never looked up. Its instances hold nothing and do nothing.
+
+    A pickle makes an instance of a class without calling it (NEWOBJ), and then hands it its contents: that is how
+    settings, optimizers and whole models lie in a file, and these are passed over. What a pickle *calls* (REDUCE) may
+    as well be a command. Of calls, those in CALLED are passed over, and those of classes outside Python's own library,
+    by which members of enumerations are made; any other is refused. None is run, so this decides only what is said.
+    """
+
+    full: str
+
+    def __call__(cls, *_: Any, **__: Any) -> Any:
+        package, name = cls.full.partition(".")[0], cls.full.rpartition(".")[2]
+        is_class = name.lstrip("_")[:1].isupper() and package not in sys.stdlib_module_names
+        if cls.full not in CALLED and not is_class:
+            raise _asks_for(cls.full)
+        return super().__call__()
+
+
+class _Inert(metaclass=_StandIn):
+    """All that a pickle can ask of an object: its state, and to take items."""
+
+    __slots__ = ()
+    full = ""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return object.__new__(cls)
+
+    def __setstate__(self, _: Any) -> None: ...
+    def __setitem__(self, _: Any, __: Any) -> None: ...
+    def append(self, _: Any) -> None: ...
+    def extend(self, _: Any) -> None: ...
+    def add(self, _: Any) -> None: ...
+
+
+def _asks_for(full: str) -> RefusedError:
+    return RefusedError(
+        f"is an unsafe checkpoint: its pickle asks for {full[:120]!r}, which is no part of a state dict; "
+        "nothing of it was run"
+    )
 
 
 def _odd(what: str) -> Callable[..., _Odd]:
@@ -354,13 +506,10 @@ def _strided(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _St
     return _Strided(storage, offset, shape, stride)
 
 
-_INERT = (
-    "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 complex64 complex128 int64 int32 int16 int8 uint64 "
-    "uint32 uint16 uint8 bool per_tensor_affine per_channel_affine"
-)  # words that optimizers and odd tensors hold
 _NAMES: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
     "collections.Counter": Counter,
+    "collections.defaultdict": lambda *_: {},
     "torch.Size": tuple,
     "torch._utils._rebuild_tensor": _strided,
     "torch._utils._rebuild_tensor_v2": _strided,
@@ -372,25 +521,48 @@ _NAMES: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_meta_tensor_no_storage": _odd("without values"),
     "torch._utils._rebuild_wrapper_subclass": _odd("of a class of its own"),
     "torch._tensor._rebuild_from_type_v2": _odd("of a class of its own"),
-    "torch.serialization._get_layout": _odd("a layout"),
-    "torch.device": _odd("a device"),
-    **{f"torch.{name}": _odd("a word") for name in _INERT.split()},
 }
+
+# What pickles call to make plain data: numbers, times, paths, sets, arrays, generators of random numbers. Only its
+# name tells such a call from a command.
+CALLED = {
+    *(f"builtins.{name}" for name in ("set", "frozenset", "slice", "range", "complex", "bytearray", "object")),
+    *("_codecs.encode", "copyreg._reconstructor", "collections.deque", "functools.partial"),
+    *("decimal.Decimal", "fractions.Fraction", "uuid.UUID", "random.Random", "types.SimpleNamespace"),
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    *(
+        f"{module}.{pure}{system}Path"
+        for module in ("pathlib", "pathlib._local")
+        for pure in ("", "Pure")
+        for system in ("", "Posix", "Windows")
+    ),
+    *("numpy.dtype", "numpy.ndarray"),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
+    *(f"numpy.random._pickle.__{name}_ctor" for name in ("randomstate", "generator", "bit_generator")),
+    *("numpy.random.bit_generator.__pyx_unpickle_SeedSequence", "torch.device", "torch.serialization._get_layout"),
+}
+_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # as Python 2 called them, and pickles of protocol 2 do
 
 
 class _Tensors(pickle.Unpickler):
     """A pickle's lists, tables and numbers. Names are looked up in `_NAMES` alone, so it can call nothing else."""
 
+    def __init__(self, file: Any) -> None:
+        super().__init__(file, encoding="utf-8")
+        self._classes: dict[str, _StandIn] = {}
+
     def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
         if module in ("torch", "torch.cuda", "torch.storage") and name.isidentifier() and name.endswith("Storage"):
             return name
-        if full not in _NAMES:
-            raise RefusedError(
-                f"is an unsafe checkpoint: its pickle asks for {full[:120]!r}, which is no part of a state dict; "
-                "nothing of it was run"
-            )
-        return _NAMES[full]
+        full = f"{_MODULES.get(module, module)}.{name}"
+        if full in _NAMES:
+            return _NAMES[full]
+        if full not in self._classes:
+            if len(self._classes) >= MOST_CLASSES:
+                raise RefusedError(f"names more than {MOST_CLASSES} classes", "give the weights alone")
+            self._classes[full] = _StandIn("_StandIn", (_Inert,), {"__slots__": (), "full": full})
+        return self._classes[full]
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage" or not isinstance(pid[2], str):
@@ -398,7 +570,7 @@ class _Tensors(pickle.Unpickler):
         return _Storage(pid[2], _STORAGES.get(str(pid[1]), str(pid[1])[:40]))
 
 
-def _of_archive(file: BinaryIO, size: int) -> dict[str, Found]:
+def _of_archive(file: BinaryIO, size: int, weights: str) -> Contents:
     file.seek(0)
     try:
         archive = zipfile.ZipFile(file)
@@ -431,8 +603,11 @@ def _of_archive(file: BinaryIO, size: int) -> dict[str, Found]:
     if f"{root}byteorder" in entries and _entry(archive, entries, f"{root}byteorder") != b"little":
         raise RefusedError("was saved on a machine with the other order of bytes")
     with archive.open(pickles[0]) as opened:
-        state = _state_dict(_Tensors(opened, encoding="utf-8").load())
-    _few(len(state))
+        parts = _parts(_Tensors(opened).load())
+    best, taken, beside = chosen(parts, weights)
+    _few(len(parts[best.part]))
+    for name in parts[best.part]:
+        _printable(name)
     last: list[Any] = [None, b""]  # a model may be views of one storage
 
     def bytes_of(key: str) -> bytes:
@@ -442,29 +617,76 @@ def _of_archive(file: BinaryIO, size: int) -> dict[str, Found]:
         return bytes(last[1])
 
     found = {}
-    for name, tensor in state.items():
-        _printable(name)
+    for name, tensor in taken.items():
         if isinstance(tensor, _Odd):
             raise BadTensorError(name, f"is not dense (it is {tensor.what})", "save plain dense tensors")
         stored = entries.get(f"{root}data/{tensor.storage.key}") if isinstance(tensor.storage, _Storage) else None
         if stored is None:
             raise BadTensorError(name, "has no bytes in the archive, which is cut short", COPY)
         found[name] = _of_storage(name, tensor, stored.file_size, bytes_of)
-    return found
+    return Contents(found, best.part, tuple(part for part in parts if part), best.prefix, tuple(beside))
 
 
-def _state_dict(loaded: Any) -> dict[str, Any]:
-    """Tensors by name: what was saved, or the part of it that training scripts call their model."""
-    if isinstance(loaded, dict):
-        parts = ("model", "state_dict", "model_ema", "teacher")
-        loaded = next((loaded[key] for key in parts if isinstance(loaded.get(key), dict)), loaded)
-    whole = isinstance(loaded, dict) and all(isinstance(name, str) for name in loaded)
-    if not whole or not all(isinstance(each, _Strided | _Odd) for each in loaded.values()):
-        raise RefusedError("holds no state dict (tensors by name)", "save model.state_dict()")
-    found = {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
-    if len(found) < len(loaded):
-        raise RefusedError("has a tensor twice, with 'module.' before its name and without", "save it once")
-    return found
+def _parts(loaded: Any) -> dict[str | None, dict[str, _Strided | _Odd]]:
+    """Every set of weights in what was saved, by the dotted keys under which it lies; None is all that was saved.
+
+    If any has the names of a ViT of timm's, only such are meant.
+
+    Raises:
+        RefusedError: There are none.
+    """
+    found = {part: state for part, value in _tables(loaded) if (state := _weights(value))}
+    vits = {part: state for part, state in found.items() if prefixes_of(state)}
+    if vits or found:
+        return vits or found
+    if isinstance(loaded, _Inert | _StandIn):
+        raise _asks_for(loaded.full)
+    why = "holds no state dict (tensors by name)"
+    if isinstance(loaded, dict) and loaded:
+        first = itertools.islice(dict.items(loaded), MOST_KEYS)
+        there = [f"{repr(key[:40]) if isinstance(key, str) else _kind(key)} ({_kind(value)})" for key, value in first]
+        more = f" and {len(loaded) - MOST_KEYS} more" if len(loaded) > MOST_KEYS else ""
+        why += f"; its keys are {', '.join(there)}{more}"
+    raise RefusedError(why, "save model.state_dict()")
+
+
+def _tables(loaded: Any) -> Iterator[tuple[str | None, dict[Any, Any]]]:
+    """What was saved, and the tables in it to a depth of two, without those of optimizers.
+
+    They are read by `dict.items`: a pickle may have put an `items` of its own on an OrderedDict.
+    """
+    level: list[tuple[str | None, dict[Any, Any]]] = [(None, loaded)] if isinstance(loaded, dict) else []
+    for _ in range(3):
+        yield from level
+        inner = (
+            (f"{part}.{key}" if part else key, value)
+            for part, table in level
+            for key, value in dict.items(table)
+            if isinstance(value, dict) and isinstance(key, str) and _is_part(key)
+        )
+        level = list(itertools.islice(inner, MOST_TABLES + 1))
+        if len(level) > MOST_TABLES:
+            raise RefusedError(f"has more than {MOST_TABLES} tables", "give the weights alone")
+
+
+def _is_part(key: str) -> bool:
+    return 0 < len(key) <= MOST_NAME // 3 and key.isprintable() and not key.startswith("opt")
+
+
+def _weights(table: dict[Any, Any]) -> dict[str, _Strided | _Odd] | None:
+    """The tensors of a table; None if it has none, or others too and not the names of a ViT of timm's."""
+    state = {
+        name: value for name, value in dict.items(table) if isinstance(name, str) and isinstance(value, _Strided | _Odd)
+    }
+    return state if state and (len(state) == len(table) or prefixes_of(state)) else None
+
+
+def _kind(value: Any) -> str:
+    """What a value of a checkpoint is, for people."""
+    if isinstance(value, _Inert | _StandIn):
+        return f"{'the' if isinstance(value, type) else 'an object of'} class {value.full[:120]!r}"
+    kinds = {_Strided: "a tensor", _Odd: "a tensor", dict: "a table", OrderedDict: "a table", list: "a list"}
+    return kinds.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__.lower())
 
 
 def _of_storage(name: str, said: _Strided, size: int, bytes_of: Callable[[str], bytes]) -> Found:
@@ -513,14 +735,17 @@ def _short(error: BaseException) -> str:
 # ---- the answer
 
 
-def answers(file: BinaryIO, size: int, suffix: str) -> Iterator[dict[str, Any] | memoryview]:
+def answers(file: BinaryIO, size: int, suffix: str, weights: str = "auto") -> Iterator[dict[str, Any] | memoryview]:
     """What is to be said of the file, in order: of each tensor a line and its bytes; at the end, how it ended."""
     try:
-        for name, found in tensors_of(file, size, suffix).items():
+        contents = contents_of(file, size, suffix, weights)
+        for name, found in contents.tensors.items():
             values = checked(name, found)
             yield {"tensor": name, "dtype": found.dtype, "shape": found.shape}
             yield values.reshape(-1).view(np.uint8).data
-        yield {"done": True}
+        for name in contents.beside:
+            yield {"beside": name}
+        yield {"done": {"part": contents.part, "parts": contents.parts, "prefix": contents.prefix}}
     except Exception as error:  # noqa: BLE001  whatever the readers of zip and pickle trip over
         yield {"refused": str(_refusal(error))[:2000]}
 
@@ -534,7 +759,7 @@ def _refusal(error: Exception) -> RefusedError:
 
 
 def main() -> NoReturn:
-    """Answer for standard input. Arguments: the file's suffix, seconds of CPU, bytes of memory."""
+    """Answer for standard input. Arguments: the file's suffix, seconds of CPU, bytes of memory, which weights."""
     suffix, cpu_seconds, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     file, out = sys.stdin.buffer, sys.stdout.buffer
     size = os.fstat(file.fileno()).st_size
@@ -542,7 +767,7 @@ def main() -> NoReturn:
     refuse_all_else()
     out.write(b'{"ready": true}\n')
     out.flush()
-    for said in answers(file, size, suffix):
+    for said in answers(file, size, suffix, *sys.argv[4:]):
         out.write(said if isinstance(said, memoryview) else json.dumps(said).encode() + b"\n")
     out.flush()
     os._exit(0)  # no clean-up, of which the hook would refuse parts

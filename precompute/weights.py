@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -18,24 +19,39 @@ from precompute.checkpoint import read_checkpoint
 from precompute.errors import ModelError
 from precompute.model import ViT
 from precompute.names import check_name as check_name
+from precompute.state_dict import load_state
 
-NAMED_IN_ERRORS = 5
 HUB_TIMEOUT = 5  # seconds
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights came from. `sha256` is over every tensor's name, dtype, shape and bytes, in order of names."""
+    """Where the weights came from. `sha256` is over every tensor's name, dtype, shape and bytes, in order of names.
+
+    Attributes:
+        part, prefix: Of the checkpoint's: under which keys the weights lay, and what stood before their names.
+        passed_over: Names of its tensors that the model has no place for and that only training reads.
+    """
 
     kind: str  # pretrained, checkpoint or random
     file: str | None
     sha256: str
+    part: str | None = None
+    prefix: str = ""
+    passed_over: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, where a tuple is a list. What says nothing is left out, as studies did that knew only the first."""
+        more = {"part": self.part, "prefix": self.prefix, "passed_over": list(self.passed_over)}
+        told = {key: value for key, value in more.items() if value}
+        return {"kind": self.kind, "file": self.file, "sha256": self.sha256, **told}
 
 
 def open_model(
     name: str,
     *,
     checkpoint: Path | None = None,
+    weights: str = "auto",
     random_seed: int | None = None,
     image_size: tuple[int, int] | None = None,
     device: str = "cpu",
@@ -46,6 +62,7 @@ def open_model(
     Args:
         name: timm's name, with or without a tag (`vit_base_patch16_224.augreg_in1k`).
         checkpoint: A .safetensors or .pth file of this architecture; its classifier decides the number of classes.
+        weights: Which of the checkpoint's, as `read_checkpoint` takes it: "auto", "ema" or "plain".
         random_seed: Random weights of this seed instead of trained ones.
         image_size: Pixels as (height, width), if not the model's own; position embeddings are resampled.
         fetch: Whether trained weights that are not on this machine may be fetched from the hub.
@@ -55,22 +72,23 @@ def open_model(
     """
     check_name(name)
     if checkpoint is not None:
-        state = read_checkpoint(checkpoint)
-        model = _create(name, num_classes=_classes_of(state))
-        _load(model, state, name, checkpoint)
-        weights = Weights("checkpoint", checkpoint.name, _sha256(model))
+        read = read_checkpoint(checkpoint, weights)
+        model = _create(name, num_classes=_classes_of(read.tensors))
+        unused = load_state(model, read, name, checkpoint)
+        passed_over = (*read.beside, *unused)
+        found = Weights("checkpoint", checkpoint.name, _sha256(model), read.part, read.prefix, passed_over)
     elif random_seed is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_seed)
             model = _create(name)
-        weights = Weights("random", None, _sha256(model))
+        found = Weights("random", None, _sha256(model))
     else:
         model = _from_hub(name, fetch=fetch)
-        weights = Weights("pretrained", None, _sha256(model))
+        found = Weights("pretrained", None, _sha256(model))
     model = model.float().eval().requires_grad_(False)
     if image_size is not None:
         _resize(ViT(model, name), image_size)
-    return ViT(model.to(device), name), weights
+    return ViT(model.to(device), name), found
 
 
 def _classes_of(state: dict[str, Tensor]) -> int | None:
@@ -83,30 +101,6 @@ def _create(name: str, num_classes: int | None = None) -> nn.Module:
     changes = {} if num_classes is None else {"num_classes": num_classes}
     model: nn.Module = timm.create_model(name, pretrained=False, **changes)
     return model
-
-
-def _load(model: nn.Module, state: dict[str, Tensor], name: str, file: Path) -> None:
-    """Copy the state into the model, every tensor of it, or say what does not fit."""
-    wanted = model.state_dict()
-    misshapen = [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    problems = {
-        "missing": [key for key in wanted if key not in state],
-        "extra": [key for key in state if key not in wanted],
-        "misshapen": misshapen,
-    }
-    if any(problems.values()):
-        said = "; ".join(f"{len(keys)} {kind}: {_named(keys)}" for kind, keys in problems.items() if keys)
-        raise ModelError(f"{file.name} is not a checkpoint of {name} ({said}); name the architecture it was made for")
-    model.load_state_dict(state)
-
-
-def _named(keys: list[str]) -> str:
-    more = f" … and {len(keys) - NAMED_IN_ERRORS} more" if len(keys) > NAMED_IN_ERRORS else ""
-    return ", ".join(keys[:NAMED_IN_ERRORS]) + more
 
 
 def _from_hub(name: str, *, fetch: bool) -> nn.Module:

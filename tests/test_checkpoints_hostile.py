@@ -3,6 +3,7 @@
 Every file is made here.
 """
 
+import argparse
 import json
 import os
 import pickle
@@ -111,6 +112,75 @@ def a_protocol_4_pickle_in_an_archive(file, canary):
 @hostile("unsafe checkpoint: its pickle asks for 'torch.hub.load'")
 def a_torch_function_in_an_archive(file, canary):
     archive(file, b"\x80\x02ctorch.hub\nload\n(X\x04\x00\x00\x00evilX\x01\x00\x00\x00xtR.")
+
+
+VIT = {"patch_embed.proj.weight": torch.zeros(2), "blocks.0.norm1.weight": torch.zeros(2)}
+
+
+@hostile("unsafe checkpoint: its pickle asks for 'posix.system'")
+def a_command_beside_good_weights(file, canary):
+    torch.save({"state_dict": VIT, "args": argparse.Namespace(lr=0.1), "epoch": Evil(canary)}, file)
+
+
+@hostile("unsafe checkpoint: its pickle asks for 'posix.system'")
+def a_command_in_the_state_of_an_object_that_is_passed_over(file, canary):
+    torch.save({"state_dict": VIT, "args": argparse.Namespace(lr=Evil(canary))}, file)
+
+
+@hostile("unsafe checkpoint: its pickle asks for 'subprocess.Popen'")
+def a_class_of_pythons_own_that_runs_a_command(file, canary):
+    archive(file, beside(b"csubprocess\nPopen\nX\x04\x00\x00\x00true\x85R"))
+
+
+@hostile("unsafe checkpoint: its pickle asks for 'torch.hub.load'")
+def a_function_of_another_library_beside_the_weights(file, canary):
+    archive(file, beside(b"ctorch.hub\nload\nX\x04\x00\x00\x00evil\x85R"))
+
+
+def beside(code: bytes) -> bytes:
+    """A pickle of {"args": what the code makes}."""
+    return b"\x80\x02}X\x04\x00\x00\x00args" + code + b"s."
+
+
+@hostile("unsafe checkpoint: its pickle asks for 'os.system'")
+def a_command_as_the_oldest_pickles_make_objects(file, canary):
+    archive(file, beside(b"(X\x04\x00\x00\x00trueios\nsystem\n"))
+
+
+@hostile("unsafe checkpoint: its pickle asks for 'os.system'")
+def a_command_as_old_pickles_make_objects(file, canary):
+    archive(file, beside(b"(cos\nsystem\nX\x04\x00\x00\x00trueo"))
+
+
+@hostile("unsafe checkpoint: its pickle asks for 'builtins.getattr'")
+def a_method_of_an_object_that_is_passed_over(file, canary):
+    archive(file, beside(b"c__builtin__\ngetattr\n(cargparse\nNamespace\n)\x81X\x06\x00\x00\x00__or__tR"))
+
+
+@hostile("cannot be read: TypeError: .* not callable")
+def a_call_of_an_object_that_is_passed_over(file, canary):
+    archive(file, beside(b"cfunctools\npartial\n(cos\nsystem\ntRX\x04\x00\x00\x00true\x85R"))
+
+
+@hostile("cannot be read: TypeError: .*__setstate__")
+def a_class_that_is_passed_over_and_is_to_be_changed(file, canary):
+    archive(file, beside(b"cargparse\nNamespace\nN}X\x07\x00\x00\x00__new__cos\nsystem\ns\x86b"))
+
+
+@hostile("names more than 1000 classes; give the weights alone")
+def half_a_million_classes(file, canary):
+    archive(file, b"\x80\x02" + b"".join(b"ca\n%x\n0" % at for at in range(400_000)) + b"N.")
+
+
+@hostile("holds no state dict")
+def a_table_in_itself(file, canary):
+    archive(file, b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.")
+
+
+@hostile("has more than 1000 tables; give the weights alone")
+def a_table_in_itself_under_each_of_many_keys(file, canary):
+    keys = b"".join(b"X\x05\x00\x00\x00%05xh\x00" % at for at in range(100_000))
+    archive(file, b"\x80\x02}q\x00(" + keys + b"u.")
 
 
 @hostile("unsafe checkpoint: reading it led to 'object.__setattr__', which was not done")
@@ -370,6 +440,7 @@ HUNGRY = (
     "a_thousand_tensors_of_the_same_values",
     "a_pickle_that_wants_all_memory",
     "a_header_deeper_than_a_stack",
+    "half_a_million_classes",
     "too_many_tensors",
 )
 
@@ -416,26 +487,26 @@ def test_every_dtype_shape_and_layout_comes_through_unchanged(tmp_path):
     views = {"turned": both[:2].T, "stepped": both[2, ::2], "parameter": torch.nn.Parameter(both[3])}
     torch.save({"epoch": 3, "model": state | views, "optimizer": {"lr": 0.1, "of": torch.float32}}, tmp_path / "w.pth")
     for found, wanted in (
-        (read_checkpoint(tmp_path / "w.safetensors"), state),
-        (read_checkpoint(tmp_path / "w.pth"), state | views),
+        (read_checkpoint(tmp_path / "w.safetensors").tensors, state),
+        (read_checkpoint(tmp_path / "w.pth").tensors, state | views),
     ):
         assert found.keys() == wanted.keys()
         for name, tensor_ in wanted.items():
             assert found[name].dtype == tensor_.dtype and torch.equal(found[name], tensor_), name
             assert found[name].is_contiguous()
-    assert list(read_checkpoint(tmp_path / "w.pth")) == list(state | views)
+    assert list(read_checkpoint(tmp_path / "w.pth").tensors) == list(state | views)
 
 
 @pytest.mark.parametrize("length", [0x80, 0x8B1F])
 def test_a_header_whose_length_begins_like_a_pickle_or_gzip_is_a_header_all_the_same(tmp_path, length):
     header = json.dumps({"w": tensor()}).encode().ljust(length)
     (tmp_path / "w.safetensors").write_bytes(safetensors(header, bytes(8)))
-    assert torch.equal(read_checkpoint(tmp_path / "w.safetensors")["w"], torch.zeros(2))
+    assert torch.equal(read_checkpoint(tmp_path / "w.safetensors").tensors["w"], torch.zeros(2))
 
 
 def test_the_contents_decide_and_not_the_name(tmp_path):
     save_file({"w": torch.ones(2)}, tmp_path / "w.bin")
-    assert torch.equal(read_checkpoint(tmp_path / "w.bin")["w"], torch.ones(2))
+    assert torch.equal(read_checkpoint(tmp_path / "w.bin").tensors["w"], torch.ones(2))
 
 
 # ---- the process
@@ -504,6 +575,12 @@ def reader(tmp_path, monkeypatch, code: str, ready: bool = True) -> Path:
         ("print('[' * 10**4)", "no longer says what was agreed"),
         ("print(json.dumps({'tensor': 'w', 'dtype': 'F32', 'shape': [-1]}))", "no longer says what was agreed"),
         ("print(json.dumps({'tensor': 'w', 'dtype': 'F32', 'shape': [10**12]}))", "more than the file has"),
+        ("print(json.dumps({'done': True}))", "no longer says what was agreed"),
+        (
+            "print(json.dumps({'done': {'part': '\\x1b[2J', 'parts': [], 'prefix': ''}}))",
+            "no longer says what was agreed",
+        ),
+        ("while True: print(json.dumps({'beside': 'w'}))", "no longer says what was agreed"),
         (
             "line = json.dumps({'tensor': 'w', 'dtype': 'U8', 'shape': [0]})\nprint(line); print(line)",
             "more than the file",
@@ -640,7 +717,7 @@ def test_a_worker_outlives_a_file_and_reads_the_next(tmp_path):
     with pytest.raises(ModelError):
         read_checkpoint(tmp_path / "w.pth")
     (tmp_path / "w.safetensors").write_bytes(GOOD)
-    assert torch.equal(read_checkpoint(tmp_path / "w.safetensors")["w"], torch.zeros(2))
+    assert torch.equal(read_checkpoint(tmp_path / "w.safetensors").tensors["w"], torch.zeros(2))
     assert os.getpid() == worker
 
 

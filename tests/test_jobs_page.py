@@ -116,6 +116,13 @@ def test_no_link_is_followed_and_nothing_hidden_is_offered(tmp_path: Path):
     assert list(Offers(Settings(data=tmp_path)).checkpoints()) == ["a.pth"]
 
 
+def test_files_that_trainers_leave_are_offered_by_their_usual_names(tmp_path: Path):
+    names = ["best.ckpt", "last.pth.tar", "m.bin", "m.pt", "m.pth", "m.safetensors"]
+    for name in [*names, "logs.tar", "notes.txt"]:
+        picture(tmp_path / "models" / name)
+    assert list(Offers(Settings(data=tmp_path)).checkpoints()) == names
+
+
 def test_without_the_folders_nothing_is_offered(tmp_path: Path):
     found = Offers(Settings(data=tmp_path / "nothing"))
     assert (found.folders(), found.tables(), found.checkpoints(), found.class_lists()) == ({}, {}, {}, {})

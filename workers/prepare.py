@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
         left_out = left_out | {"attention": "it is rebuilt from the residual stream when it is read"}
     attrs: dict[str, Any] = {
         "model": described(vit),
-        "weights": asdict(weights),
+        "weights": weights.as_dict(),
         "images": {
             "folder": images.source.name,
             "fingerprint": fingerprint((k.id, k.sha256) for k in kept),

@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +249,7 @@ def _is_published(study: Path, request: StudyRequest, opened: _Opened, found: in
     asked = {"attention": attention, "seed": request.seed, "labels": rule, "device": opened.vit.device.type}
     same = (
         known["model"] == described(opened.vit)
-        and known["weights"] == asdict(opened.weights)
+        and known["weights"] == opened.weights.as_dict()
         and known["images"]["found"] == found
         and {name: known["settings"][name] for name in asked} == asked
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from precompute.checkpoint import kind_of_weights
 from precompute.demo.model import WEIGHTS as DEMO_WEIGHTS
 from precompute.errors import ModelError
 from precompute.model import ViT
@@ -92,8 +93,9 @@ def _sources(study: Study, settings: Settings) -> Iterator[_Source]:
     else:
         if name == "headscope_demo" and made["file"] == DEMO_WEIGHTS.name:
             yield _Source("Headscope's own", {"checkpoint": DEMO_WEIGHTS})
+        kind = kind_of_weights(made.get("part"), made.get("prefix", ""))
         for file in [*_named(settings.models, made["file"]), *_lay(study)]:
-            yield _Source(str(file), {"checkpoint": file})
+            yield _Source(str(file), {"checkpoint": file, "weights": kind})
 
 
 def _places(study: Study, settings: Settings) -> list[str]:
