@@ -147,18 +147,23 @@ class Embedded:
                 for child in self._children:
                     with suppress(OSError):  # no memory for a process, no room for a log: again at the next look
                         child.tend()
-                    if child.name == "broker" and not self._broker_answers(child):
-                        break  # workers without a broker would only complain
+                    if child.name == "broker":
+                        if child.refused == 2:
+                            self._forget_bells()
+                        if not self._broker_answers():
+                            break  # workers without a broker would only complain
                 self._ending.wait(LOOK)
         finally:
             *workers, broker = reversed(self._children)
             _end(workers, self._hurry)
             _end([broker], self._hurry)
 
-    def _broker_answers(self, broker: "_Child") -> bool:
-        """Whether it does, once it has. One that cannot read its own data loses it: bells are rung again."""
-        if broker.refused == 2:
-            shutil.rmtree(self.settings.broker_folder / "appendonlydir", ignore_errors=True)
+    def _forget_bells(self) -> None:
+        """Remove what the broker has written down, as it cannot read that: bells are rung again."""
+        shutil.rmtree(self.settings.broker_folder / "appendonlydir", ignore_errors=True)
+
+    def _broker_answers(self) -> bool:
+        """Whether it does."""
         try:
             with Redis(unix_socket_path=str(self.settings.broker_socket), socket_timeout=1) as client:
                 return bool(client.ping())
