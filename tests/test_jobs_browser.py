@@ -71,7 +71,7 @@ class Lab:
     def work(self, queue: str = "bulk", **result: object) -> None:
         lease = self.desk.ledger.take(queue, "w", "bell")
         assert lease is not None
-        self.desk.ledger.finish(lease, result=result or None)
+        self.desk.ledger.finish(lease, result=result or ({"study": lease.key} if lease.kind == "study" else None))
 
 
 @pytest.fixture
