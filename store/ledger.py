@@ -8,6 +8,7 @@ method is one transaction: all of it happens, or nothing.
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -138,6 +139,23 @@ class Ledger:
         """Seconds since 1970 on the ledger's clock, which alone decides what has lapsed."""
         with self._database.read() as (_, now):
             return now
+
+    def check_whole(self) -> None:
+        """Look through all of it for damage.
+
+        Raises:
+            DamagedLedgerError: There is some; where it is needed later, any method may say so.
+        """
+        self._database.check_whole()
+
+    def copy_to(self, path: Path) -> None:
+        """Write a copy into a new file that only this user can read, while others go on using the ledger.
+
+        Raises:
+            FileExistsError: There is such a file; it stays as it is.
+            ValueError: It is in PostgreSQL, which has its own way.
+        """
+        self._database.copy_to(path)
 
     # What people ask
 

@@ -25,8 +25,10 @@ from store.settings import Settings
 from store.study import open_published
 from tests import reference
 from tests.pictures import picture_folder
+from workers import direct
 from workers import prepare as preparation
 from workers import study as pipeline
+from workers.images import ImageSourceError
 from workers.jobs import StudyRequest
 from workers.prepare import prepare, unit_size
 from workers.stages import STAGES
@@ -255,7 +257,14 @@ child("killed"), child("undisturbed")
     assert killed.manifest.attempt == "attempt-1"
 
 
-def test_one_ctrl_c_stops_after_the_batch_with_a_line_and_no_traceback(tmp_path, folder):
+def test_a_data_folder_that_is_made_for_a_study_is_its_owners_alone(tmp_path):
+    made = Settings(data=tmp_path / "made")
+    with pytest.raises(ImageSourceError):
+        direct.compute(request_for(tmp_path / "none"), made, dry_run=True, as_json=True)
+    assert made.data.stat().st_mode & 0o777 == 0o700
+
+
+def test_one_ctrl_c_stops_after_the_batch_with_a_line_and_no_traceback(tmp_path, folder, hears_ctrl_c):
     environment = os.environ | {"HEADSCOPE_DATA": str(tmp_path), "HEADSCOPE_FAILPOINT": "after-unit-ack:1:sleep=4"}
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, "precompute", MODEL, str(folder), "--random-weights", "--image-size", "64"],
