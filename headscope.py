@@ -277,6 +277,19 @@ def cancel(job: JobId, data: Data = None) -> None:
 
 
 @app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="A file that is not there yet; only you will be able to read it.")],
+    data: Data = None,
+) -> None:
+    """Copy the ledger, jobs and users, into a file, while everything runs."""
+    from store.ledger import Ledger
+
+    with _mistakes():
+        Ledger(_settings(data).ledger_url).copy_to(file)
+        out.print(f"the ledger is in {file}; studies are in folders of their own", markup=False)
+
+
+@app.command()
 def worker(
     queue: Annotated[str, typer.Option(help="interactive or bulk: what people wait for, or studies.")],
     name: Annotated[str | None, typer.Option(help="By which it is known.", show_default="QUEUE-HOST-PROCESS")] = None,
@@ -563,6 +576,7 @@ def _compute_demo(settings: Settings) -> None:
     from workers.direct import compute
 
     pictures = settings.images / DEMO
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_picture_set(pictures)
     request = StudyRequest(
         "headscope_demo", pictures / "images", name=DEMO, checkpoint=WEIGHTS, masks=pictures / "masks"
@@ -606,6 +620,17 @@ def _refuse_unsafe(settings: Settings) -> None:
         raise typer.Exit(MISTAKE)
 
 
+def _check_ledger(settings: Settings) -> None:
+    """Find a damaged ledger before anything begins on it. Without one that can be written, studies can be viewed."""
+    from store.database import ReadOnlyLedgerError
+    from store.ledger import Ledger
+
+    try:
+        Ledger(settings.ledger_url).check_whole()
+    except ReadOnlyLedgerError as error:
+        err.print(str(error), markup=False)
+
+
 def _who() -> str:
     """The person at the command line."""
     try:
@@ -642,6 +667,7 @@ def _tell_result(price: dict[str, Any], *, as_json: bool) -> None:
 
 def _serve(settings: Settings) -> None:
     _refuse_unsafe(settings)
+    _check_ledger(settings)
     from store.bucket import Bucket
     from workers.embedded import Embedded
 

@@ -161,7 +161,7 @@ def guard(app: Dash) -> None:
     @server.errorhandler(LedgerUnavailableError)
     def say_later(error: LedgerUnavailableError) -> Response:
         log.error("%s", error)
-        return Response("the ledger does not answer; try again in a minute", 503, mimetype="text/plain")
+        return Response(error.said, 503, mimetype="text/plain")
 
     @server.errorhandler(Exception)
     def say_fault(error: Exception) -> Response:

@@ -70,6 +70,7 @@ def write_env(folder: Path, hosts: Iterable[str], port: int, *, gpu: bool) -> Pa
         raise FileExistsError(
             f"{path.resolve()} is there already and stays as it is: its secrets are in use. To begin anew, move it away"
         ) from None
+    (folder / "data").mkdir(mode=0o700, exist_ok=True)  # in it is what only its owner may read, as passwords' hashes
     for name in FOLDERS:
         (folder / "data" / name).mkdir(parents=True, exist_ok=True)
     if os.getuid() == 0:

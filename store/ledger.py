@@ -8,6 +8,7 @@ method is one transaction: all of it happens, or nothing.
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,6 +33,11 @@ from store.work import (
 LEASE_SECONDS = 30.0
 # So many attempts of one unit that failed, or that were lost through no fault of their own, end its job.
 MOST_FAILED, MOST_LOST = 3, 30
+# For so long every worker that is there must find that it does not fit a job's plan, until that ends the job: one that
+# fits may be on its way.
+UNFIT_SECONDS = 300.0
+# A worker that was heard of within so many seconds is there.
+HERE_SECONDS = 60.0
 # The unit of a cancelled study that frees its space; no job has another in a phase so high.
 CLEAN = Step(1000, 0, "clean")
 # A job's rate is that of its units that ended in this time before its last.
@@ -133,6 +139,23 @@ class Ledger:
         """Seconds since 1970 on the ledger's clock, which alone decides what has lapsed."""
         with self._database.read() as (_, now):
             return now
+
+    def check_whole(self) -> None:
+        """Look through all of it for damage.
+
+        Raises:
+            DamagedLedgerError: There is some; where it is needed later, any method may say so.
+        """
+        self._database.check_whole()
+
+    def copy_to(self, path: Path) -> None:
+        """Write a copy into a new file that only this user can read, while others go on using the ledger.
+
+        Raises:
+            FileExistsError: There is such a file; it stays as it is.
+            ValueError: It is in PostgreSQL, which has its own way.
+        """
+        self._database.copy_to(path)
 
     # What people ask
 
@@ -312,7 +335,7 @@ class Ledger:
         self.renew(lease)
 
     def plan(self, lease: Lease, steps: Sequence[Step], facts: dict[str, Any]) -> None:
-        """Add units of later phases to the job, and facts. What is there already stays as it is.
+        """Have the units of later phases be these, in place of any that an earlier plan gave; and add facts.
 
         Raises:
             ValueError: A step's phase is not later than the lease's own.
@@ -326,18 +349,12 @@ class Ledger:
             )
         with self._database.write() as (conn, _):
             job = _held(conn, lease)
-            there = {
-                tuple(at) for at in conn.execute(select(units.c.phase, units.c.number).where(units.c.job == job.number))
-            }
-            new = [step for step in steps if (step.phase, step.number) not in there]
-            if new:
-                conn.execute(insert(units), [_unit(job.number, step) for step in new])
-            values = {
-                "units_total": job.units_total + len(new),
-                "images_total": job.images_total + sum(step.images for step in new),
-                "facts": job.facts | facts,
-            }
-            _set(conn, job.number, values)
+            conn.execute(delete(units).where(units.c.job == job.number, units.c.phase > lease.step.phase))
+            if steps:
+                conn.execute(insert(units), [_unit(job.number, step) for step in steps])
+            counted = select(func.count(), func.sum(units.c.images)).where(units.c.job == job.number)
+            total, images = conn.execute(counted).one()
+            _set(conn, job.number, {"units_total": total, "images_total": images, "facts": job.facts | facts})
 
     def note(self, lease: Lease, facts: dict[str, Any]) -> None:
         """Add facts to the job's.
@@ -356,7 +373,7 @@ class Ledger:
             return [facts or {} for facts in conn.scalars(mine.order_by(units.c.number))]
 
     def finish(self, lease: Lease, facts: dict[str, Any] | None = None, result: dict[str, Any] | None = None) -> None:
-        """The unit is done; with the last one, so is the job.
+        """The unit is done; with the last one, so is the job. But one that writes a study has failed without a result.
 
         Args:
             facts: Of the unit, for the units of later phases.
@@ -390,15 +407,18 @@ class Ledger:
             _held(conn, lease, even_cancelled=True)
             _give_back(conn, lease.fence, now, "failed", cause, log, final=final)
 
-    def decline(self, lease: Lease, cause: str, seconds: float) -> None:
-        """The unit cannot be done here, or not now; it may be taken again in `seconds`. This never counts.
+    def decline(self, lease: Lease, cause: str, seconds: float, *, unfit: bool = False) -> None:
+        """The unit cannot be done here, or not now; it may be taken again in `seconds`. This never counts by itself.
 
+        Args:
+            unfit: Whether this worker does not fit the job's plan. The job fails when all workers of its queue that are
+                there have said so for UNFIT_SECONDS.
         Raises:
             LostLeaseError: As `check`.
         """
         with self._database.write() as (conn, now):
             _held(conn, lease, even_cancelled=True)
-            _give_back(conn, lease.fence, now, "declined", cause, seconds=seconds)
+            _give_back(conn, lease.fence, now, "unfit" if unfit else "declined", cause, seconds=seconds)
 
     def lose(self, fence: int, cause: str) -> None:
         """Whoever holds the lease of that number will not end it; nothing, if it has ended."""
@@ -441,7 +461,7 @@ class Ledger:
             conn.execute(delete(workers).where(workers.c.seen < now - _FORGOTTEN))
             _put(conn, workers, {"name": name}, {"queue": queue, "device": device, "seen": now})
 
-    def workers(self, within: float = 60.0) -> list[WorkerSeen]:
+    def workers(self, within: float = HERE_SECONDS) -> list[WorkerSeen]:
         """The workers that said in the last seconds that they are there."""
         with self._database.read() as (conn, now):
             seen = select(workers).where(workers.c.seen >= now - within).order_by(workers.c.name)
@@ -581,7 +601,7 @@ def _held(conn: Connection, lease: Lease, *, even_cancelled: bool = False) -> _R
 
 
 def _is_cancelled(job: _Row, step: Step) -> bool:
-    return job.state == "cancelled" and step.phase != CLEAN.phase
+    return job.state == "cancelled" and step.name != CLEAN.name
 
 
 def _lapsed(conn: Connection, now: float) -> Sequence[int]:
@@ -595,15 +615,26 @@ def _end(conn: Connection, fence: int, now: float, outcome: str, cause: str | No
 
 def _after(conn: Connection, job: _Row, step: Step, now: float) -> dict[str, Any]:
     """What changes in a job when a unit of it was done."""
-    if step.phase == CLEAN.phase:
+    if step.name == CLEAN.name:
         return {"cleaning": False, "beat": now}
     values: dict[str, Any] = {"units_done": job.units_done + 1, "beat": now, "note": None}
     if step.images:
         values |= {"images_done": job.images_done + step.images, "rate": _rate(conn, job.number, now)}
     if not conn.scalar(select(func.count()).where(HELD, attempts.c.job == job.number)):
         phase = conn.scalar(select(func.min(units.c.phase)).where(units.c.job == job.number, WAITING))
-        values |= {"state": "done", "finished": now} if phase is None else {"phase": phase}
+        values |= {"phase": phase} if phase is not None else {"finished": now} | _end_of(conn, job)
     return values
+
+
+def _end_of(conn: Connection, job: _Row) -> dict[str, Any]:
+    """What a job has become when all of its units are done."""
+    if job.study is None or conn.scalar(select(results.c.job).where(results.c.key == job.key)) == job.number:
+        return {"state": "done"}
+    cause = (
+        f"every step is done, and yet the study {job.study!r} is not published; "
+        "ask for the same study again, which goes on with what is there"
+    )
+    return {"state": "failed", "cause": cause}
 
 
 def _rate(conn: Connection, job: int, now: float) -> float | None:
@@ -629,15 +660,18 @@ def _give_back(
     attempt = conn.execute(select(attempts).where(attempts.c.fence == fence, HELD)).first()
     if attempt is None:
         return
-    cause, step = plain(cause), Step(attempt.phase, attempt.number, "")
-    unit = conn.execute(select(units).where(*_at(attempt.job, step))).one()
+    cause, at = plain(cause), Step(attempt.phase, attempt.number, "")
+    unit = conn.execute(select(units).where(*_at(attempt.job, at))).one()
+    step = Step(attempt.phase, attempt.number, unit.name)
     job = conn.execute(select(*_SHORT).where(jobs.c.number == attempt.job)).one()
     if _is_cancelled(job, step):
         outcome = "cancelled"
     failed, lost = unit.failed + (outcome == "failed"), unit.lost + (outcome == "lost")
-    over = (outcome == "failed" and (final or failed >= MOST_FAILED)) or lost >= MOST_LOST
-
     _end(conn, fence, now, outcome, cause)
+    if outcome == "unfit" and _nobody_fits(conn, job, attempt.worker, now):
+        outcome, final = "failed", True
+        cause = f"{cause}. No worker fits the plan of this job any more; ask for the same again, which plans it anew"
+    over = (outcome == "failed" and (final or failed >= MOST_FAILED)) or lost >= MOST_LOST
     state = "failed" if over else "waiting"
     mine = update(units).where(*_at(attempt.job, step))
     conn.execute(mine.values(state=state, not_before=now + seconds, failed=failed, lost=lost))
@@ -651,6 +685,31 @@ def _give_back(
         others = update(attempts).where(HELD, attempts.c.job == job.number)
         conn.execute(others.values(ended=now, outcome="cancelled", cause=f"{unit.name} failed"))
     elif outcome != "cancelled":
-        again = {"failed": f"{unit.name} failed, once more: ", "lost": f"{unit.name}, once more: "}
+        again = {
+            "failed": f"{unit.name} failed, once more: ",
+            "lost": f"{unit.name}, once more: ",
+            "unfit": "waits for a worker that fits its plan: ",
+        }
         values["note"] = again.get(outcome, "") + cause
     _set(conn, job.number, values)
+
+
+def _nobody_fits(conn: Connection, job: _Row, worker: str, now: float) -> bool:
+    """Whether no worker fits a job: `worker` found so for UNFIT_SECONDS in which no unit was done, and the others too.
+
+    The others are those of its queue that are there. Each is known by the beginning of its attempts' `worker`, and may
+    fit until its last attempt at this job has ended as unfit. Whoever is at the job fits.
+    """
+    seen = select(workers.c.name).where(workers.c.queue == job.queue, workers.c.seen >= now - HERE_SECONDS)
+    last: dict[str, str | None] = dict.fromkeys((*conn.scalars(seen), worker))
+    since = now
+    tried = select(attempts.c.worker, attempts.c.outcome, attempts.c.ended).where(attempts.c.job == job.number)
+    for other, outcome, ended in conn.execute(tried.order_by(attempts.c.fence)):
+        last |= {name: outcome for name in last if f"{other} ".startswith(f"{name} ")}
+        if outcome is None:
+            return False
+        if outcome == "done":
+            since = now
+        elif outcome == "unfit" and other == worker:
+            since = min(since, ended)
+    return now - since >= UNFIT_SECONDS and set(last.values()) == {"unfit"}

@@ -114,7 +114,7 @@ attempts = Table(
     Column("total", Integer, nullable=False, default=0),
     Column("counted", Text, nullable=False, default=""),
     Column("ended", Double),
-    Column("outcome", Text),  # done, failed, lost, cancelled or declined; NULL while the lease is live
+    Column("outcome", Text),  # done, failed, lost, cancelled, declined or unfit; NULL while the lease is live
     Column("cause", Text),
     ForeignKeyConstraint(["job", "phase", "number"], ["units.job", "units.phase", "units.number"]),
     sqlite_autoincrement=True,  # a fencing number never comes again

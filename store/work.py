@@ -12,9 +12,10 @@ class Step:
     """A unit of a job, to be: what is done at a time, by one worker.
 
     Attributes:
-        phase: Units of a phase wait for all of the phases below it.
+        phase: Units of a phase wait for all of the phases below it. It orders units, and tells nothing else of them.
         number: Within the phase.
-        name: What it does, for people: "plan", "images 0 to 15", "patch-map", "publish".
+        name: What it does, by which people and workers know it: "plan", "images 0 to 15", "patch-map", "publish".
+            No two units of a job share it.
         images: How many images it finishes; 0 if it is not of images.
     """
 

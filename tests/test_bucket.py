@@ -361,7 +361,7 @@ def killed(point, *command):
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-def test_ctrl_c_stops_between_objects_and_says_that_it_goes_on(place, tiny, monkeypatch):
+def test_ctrl_c_stops_between_objects_and_says_that_it_goes_on(place, tiny, monkeypatch, hears_ctrl_c):
     monkeypatch.setattr(exchange, "AT_ONCE", 1)
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     place_put = Bucket.put

@@ -729,7 +729,7 @@ def test_nothing_else_opens_pickles_of_others():
             assert not any(each in text for each in ("torch.load(", "pickle.load", "weights_only", "jit.load")), file
 
 
-def test_a_signal_to_everyone_at_the_terminal_is_not_for_the_reader(tmp_path, monkeypatch):
+def test_a_signal_to_everyone_at_the_terminal_is_not_for_the_reader(tmp_path, monkeypatch, hears_ctrl_c):
     code = "print(json.dumps({'refused': ' ' + str(os.getpgid(0) == os.getpid())}))"
     with pytest.raises(ModelError, match="True"):
         read_checkpoint(reader(tmp_path, monkeypatch, code))

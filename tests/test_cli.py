@@ -190,7 +190,7 @@ def test_paths_are_submitted_as_the_person_sees_them_for_workers_in_other_folder
 
 
 def test_waiting_ends_with_the_study_or_with_the_cause_and_the_log(data, tiny, ledger, work):
-    work("bulk", ledger.finish)
+    work("bulk", lambda lease: ledger.finish(lease, result={"study": "tiny"}))
     assert "tiny is published" in run(*ASKED, "--wait").stdout
     work("bulk", lambda lease: ledger.fail(lease, "no [such] weights", "last line", final=True))
     failed = run(*ASKED, "--wait", code=headscope.FAILED)

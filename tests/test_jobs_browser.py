@@ -10,6 +10,7 @@ import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from dashboard.app import create_app
+from store.database import DamagedLedgerError
 from store.settings import Settings
 from store.work import Job, Step
 from tests.browsing import SCREEN, needs_chromium, playwright, settled, sound_page
@@ -71,7 +72,7 @@ class Lab:
     def work(self, queue: str = "bulk", **result: object) -> None:
         lease = self.desk.ledger.take(queue, "w", "bell")
         assert lease is not None
-        self.desk.ledger.finish(lease, result=result or None)
+        self.desk.ledger.finish(lease, result=result or ({"study": lease.key} if lease.kind == "study" else None))
 
 
 @pytest.fixture
@@ -266,6 +267,24 @@ def test_a_server_that_goes_away_is_said_and_the_page_goes_on_when_it_is_back(pa
     lab.open(port)
     playwright.expect(page.locator("#jobs-away")).to_have_text("")
     playwright.expect(row(page, "mine")).to_contain_text("units 2 of 3")
+
+
+def test_a_ledger_that_was_removed_is_said_in_its_own_words(context: "playwright.BrowserContext", lab: Lab):
+    with sound_page(context, "the server responded with a status of 503") as page:
+        jobs_page(page, lab)
+        (lab.data / "headscope.db").unlink()
+        playwright.expect(page.locator("#jobs-away")).to_have_text(DamagedLedgerError.said)
+
+
+def test_a_study_that_failed_is_computed_again_by_one_press(page: "playwright.Page", lab: Lab):
+    first = lab.ask("mine")
+    lease = lab.desk.ledger.take("bulk", "w", "bell")
+    lab.desk.ledger.fail(lease, "PyTorch was 2.14 when this job was planned and is 2.15 now", final=True)
+    jobs_page(page, lab)
+    row(page, "mine").get_by_role("button", name="compute again").click()
+    playwright.expect(page.locator("#jobs-said")).to_contain_text("mine is computed again")
+    playwright.expect(page.locator("#jobs-count")).to_have_text("1 job")
+    assert [(job.state, job.key) for job in lab.desk.ledger.jobs()] == [("queued", first.key), ("failed", first.key)]
 
 
 def test_without_jobs_and_workers_the_page_says_what_to_do(page: "playwright.Page", tmp_path: Path, lab: Lab):

@@ -499,7 +499,7 @@ def test_a_stage_has_its_own_percentage(desk: Desk):
 
 def test_rows_stand_in_the_order_of_what_concerns_people(desk: Desk):
     done, failed = study_job(desk, "done"), study_job(desk, "failed", "bob")
-    desk.ledger.finish(desk.ledger.take("bulk", "w", "bell"))
+    desk.ledger.finish(desk.ledger.take("bulk", "w", "bell"), result={"study": "done"})
     desk.ledger.fail(desk.ledger.take("bulk", "w", "bell"), "no", final=True)
     study_job(desk, "running")
     desk.ledger.take("bulk", "w", "bell")
@@ -512,6 +512,7 @@ def test_rows_stand_in_the_order_of_what_concerns_people(desk: Desk):
     assert by_title["done"]["href"] == "/?study=done"
     assert by_title["done"]["actions"] == "open"
     assert by_title["failed"]["progress"]["said"].endswith("no")
+    assert by_title["failed"]["actions"] == "again"
     assert {done.id, failed.id} <= {row["id"] for row in rows}
 
 
@@ -595,6 +596,24 @@ def test_a_press_on_cancel_cancels_that_job(desk: Desk, client: Any):
     gone = call(client, f"{jobs.SAID}.children", {name: {**pressed, "job": "x"}}, name)
     assert "no such job" in gone.text
     assert call(client, f"{jobs.SAID}.children", {name: {**pressed, "job": 7}}, name).status_code == 204
+
+
+def test_a_press_on_compute_again_asks_for_a_study_that_failed_and_for_no_other_job(desk: Desk, client: Any):
+    job = study_job(desk)
+    name = f"{jobs.CANCEL}.data"
+
+    def pressed(job_id: str) -> str:
+        told = call(client, f"{jobs.SAID}.children", {name: {"job": job_id, "act": "again", "times": 1}}, name)
+        return str(told.json["response"][jobs.SAID]["children"])
+
+    assert "mine is queued; only a study that failed is computed again" in pressed(job.id)
+    desk.ledger.fail(desk.ledger.take("bulk", "w", "bell"), "PyTorch was 2.14 and is 2.15 now", final=True)
+    assert pressed(job.id).startswith("mine is computed again")
+    again, failed = desk.ledger.jobs()
+    assert (again.state, again.request, again.key) == ("queued", failed.request, job.key)
+    assert "mine was asked for already, by " in pressed(job.id)
+    assert "there is no such job" in pressed("x")
+    assert len(desk.ledger.jobs()) == 2
 
 
 def test_a_form_that_has_settled_asks_for_its_price_and_only_then_may_be_asked_for(desk: Desk, client: Any):

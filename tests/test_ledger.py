@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from store import tables
-from store.ledger import CLEAN, LEASE_SECONDS, MOST_COUNTED, MOST_FAILED, MOST_LOST, Ledger
+from store.ledger import CLEAN, LEASE_SECONDS, MOST_COUNTED, MOST_FAILED, MOST_LOST, UNFIT_SECONDS, Ledger
 from store.work import (
     CancelledError,
     Job,
@@ -210,11 +210,12 @@ def test_units_of_a_phase_wait_for_all_units_of_the_phases_below(ledger):
     assert take(ledger).step == GATHER
 
 
-def test_a_plan_adds_units_and_facts_and_doing_it_again_adds_nothing(ledger):
+def test_a_plan_gives_units_and_facts_and_one_that_is_made_anew_takes_its_place(ledger):
     job = submit(ledger)
     lease = take(ledger)
-    ledger.plan(lease, [*IMAGES, GATHER], {"price": 1, "kept": True})
-    ledger.plan(lease, [*IMAGES, GATHER], {"price": 2})
+    ledger.plan(lease, [*IMAGES, GATHER, Step(3, 0, "of another version")], {"price": 1, "kept": True})
+    for _ in range(2):
+        ledger.plan(lease, [*IMAGES, GATHER], {"price": 2})
     ledger.note(lease, {"device": "cpu"})
     planned = ledger.job(job.id)
     assert (planned.units_total, planned.images_total, planned.state) == (5, 48, "running")
@@ -228,6 +229,92 @@ def test_a_plan_for_a_phase_that_has_begun_is_refused(ledger, phase):
     submit(ledger, "key", "ann", Step(1, 0, "plan"))
     with pytest.raises(ValueError, match=f"'gather' is of phase {phase}; .*2 to 999"):
         ledger.plan(take(ledger), [Step(phase, 7, "gather")], {})
+
+
+def test_a_study_is_done_only_with_the_result_of_its_own_job(ledger):
+    first = submit(ledger, "key", "ann", study="deit")
+    ledger.finish(take(ledger), result={"study": "deit"})
+    assert ledger.job(first.id).state == "done"
+    second = submit(ledger, "key", "ann", study="deit")
+    ledger.finish(take(ledger))
+    failed = ledger.job(second.id)
+    assert (failed.state, failed.units_done, failed.finished is not None) == ("failed", 1, True)
+    assert failed.cause == (
+        "every step is done, and yet the study 'deit' is not published; "
+        "ask for the same study again, which goes on with what is there"
+    )
+    third = submit(ledger, "key", "ann", PLAN, GATHER, study="deit")
+    ledger.finish(take(ledger), result={"study": "deit"})
+    ledger.finish(take(ledger))
+    assert ledger.job(third.id).state == "done"
+
+
+# A worker that would compute something else
+
+
+def unfit(ledger: Ledger, worker: str, cause: str = "PyTorch was 2.14 and is 2.15 now") -> Job:
+    lease = take(ledger, worker)
+    ledger.decline(lease, cause, 15, unfit=True)
+    return ledger.job(lease.job)
+
+
+def test_a_job_that_does_not_fit_its_only_worker_fails_in_time_and_leaves_its_name_to_others(ledger):
+    ledger.here("bulk", "bulk", "cpu")
+    job = submit(ledger, "key", "ann", study="deit")
+    for _ in range(4):
+        waits = unfit(ledger, "bulk m 1/1 2/2")
+        assert (waits.state, waits.cause) == ("running", None)
+        assert waits.note == "waits for a worker that fits its plan: PyTorch was 2.14 and is 2.15 now"
+        assert ledger.take("bulk", "bulk m 1/1 2/2", "bell") is None
+        pass_time(ledger, UNFIT_SECONDS / 4)
+    failed = unfit(ledger, "bulk m 1/1 2/2")
+    assert (failed.state, failed.note) == ("failed", None)
+    assert failed.cause == (
+        "PyTorch was 2.14 and is 2.15 now. No worker fits the plan of this job any more; "
+        "ask for the same again, which plans it anew"
+    )
+    assert outcomes(ledger) == ["unfit"] * 5
+    assert submit(ledger, "key", "ann", study="deit").id != job.id
+
+
+def test_a_worker_that_fits_keeps_a_job_from_failing_for_those_that_do_not(ledger):
+    """For as long as it is there: whether it has not tried yet, has done a unit, is at one, or could not just then."""
+    submit(ledger, "key", "ann", *(Step(0, number, "images", 1) for number in range(9)))
+
+    def cpu(*others: str) -> str:
+        """The state after another UNFIT_SECONDS, in which the others were there."""
+        pass_time(ledger, UNFIT_SECONDS)
+        for name in ("cpu", *others):
+            ledger.here(name, "bulk", "?")
+        return unfit(ledger, "cpu m 1/1 2/2").state
+
+    assert [cpu("gpu"), cpu("gpu")] == ["running"] * 2
+    ledger.finish(take(ledger, "gpu m 3/3 4/4"))
+    assert [cpu(), cpu("gpu")] == ["running"] * 2
+    at_it = take(ledger, "gpu m 3/3 4/4")
+    assert cpu() == "running"
+    ledger.decline(at_it, "disk full", 0)
+    assert cpu("gpu") == "running"
+    assert unfit(ledger, "gpu m 3/3 4/4").state == "running"
+    assert cpu("gpu") == "failed"
+
+
+def test_a_worker_of_another_queue_or_one_that_is_gone_is_not_waited_for(ledger):
+    submit(ledger, "key", "ann")
+    ledger.here("gone", "bulk", "cuda")
+    unfit(ledger, "bulk m 1/1 2/2")
+    pass_time(ledger, UNFIT_SECONDS)
+    ledger.here("other", "interactive", "cuda")
+    assert unfit(ledger, "bulk m 1/1 2/2").state == "failed"
+
+
+def test_a_worker_that_has_just_started_waits_for_others_as_long_again(ledger):
+    submit(ledger, "key", "ann")
+    unfit(ledger, "bulk m 1/1 2/2")
+    pass_time(ledger, 3600)
+    assert unfit(ledger, "bulk m 5/5 6/6").state == "running"
+    pass_time(ledger, UNFIT_SECONDS)
+    assert unfit(ledger, "bulk m 5/5 6/6").state == "failed"
 
 
 def test_facts_of_units_are_read_by_their_number(ledger):

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import timm
 import torch
 import xarray
 from PIL import Image
@@ -19,8 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from precompute import analysis
 from precompute.base import base_pass
-from precompute.model import ViT
-from precompute.weights import Weights, open_model
+from precompute.weights import open_model
 from store.attempt import Attempt
 from store.errors import DiskFullError
 from store.manifest import verify
@@ -28,11 +26,12 @@ from store.settings import Settings
 from store.study import open_published
 from tests import reference
 from tests.pictures import picture_folder
+from workers import direct, terminal
 from workers import prepare as preparation
 from workers import study as pipeline
-from workers import terminal
+from workers.images import ImageSourceError
 from workers.jobs import StudyRequest
-from workers.prepare import Labels, prepare, unit_size
+from workers.prepare import prepare, unit_size
 from workers.stages import STAGES
 
 MODEL = "test_vit"
@@ -218,14 +217,8 @@ def test_hints_are_said_before_anything_is_computed(tmp_path, settings, capsys):
     folder = picture_folder(tmp_path / "pictures", classes=[str(number) for number in range(11)], each=1)
     prepared = prepare(request_for(folder), settings, quiet)
     terminal.say_what_is_odd(prepared)
-    assert "note: the folders are taken as class numbers. torchvision's ImageFolder" in capsys.readouterr().err
-    headless = replace(prepared.request, model="vit_base_patch16_224.dino")
-    vit = ViT(timm.create_model(MODEL, num_classes=0).eval(), "vit_base_patch16_224.dino")
-    no_labels = Labels((), np.array([]), "no labels")
-    (hint,) = preparation.hints_of(headless, vit, Weights("pretrained", None, ""), no_labels)
-    assert hint.startswith("the trained weights vit_base_patch16_224.dino have no classifier")
-    for kind in ("checkpoint", "random"):
-        assert preparation.hints_of(headless, vit, Weights(kind, None, ""), no_labels) == ()
+    assert "please check: the folders are taken as class numbers. torchvision's" in capsys.readouterr().err
+    assert prepared.attrs["made"]["questions"][0].startswith("the folders are taken as class numbers")
 
 
 def test_a_set_of_bad_pictures_only_is_refused_with_the_first_reason(tmp_path, settings):
@@ -326,7 +319,14 @@ child("killed"), child("undisturbed")
     assert killed.manifest.attempt == "attempt-1"
 
 
-def test_one_ctrl_c_stops_after_the_batch_with_a_line_and_no_traceback(tmp_path, folder):
+def test_a_data_folder_that_is_made_for_a_study_is_its_owners_alone(tmp_path):
+    made = Settings(data=tmp_path / "made")
+    with pytest.raises(ImageSourceError):
+        direct.compute(request_for(tmp_path / "none"), made, dry_run=True, as_json=True)
+    assert made.data.stat().st_mode & 0o777 == 0o700
+
+
+def test_one_ctrl_c_stops_after_the_batch_with_a_line_and_no_traceback(tmp_path, folder, hears_ctrl_c):
     environment = os.environ | {"HEADSCOPE_DATA": str(tmp_path), "HEADSCOPE_FAILPOINT": "after-unit-ack:1:sleep=4"}
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, "precompute", MODEL, str(folder), "--random-weights", "--image-size", "64"],
@@ -335,12 +335,12 @@ def test_one_ctrl_c_stops_after_the_batch_with_a_line_and_no_traceback(tmp_path,
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(tmp_path.glob("studies/*/attempt-1.work/parts/unit-00000.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == 130
     assert "stopping after this batch" in said
     assert "the same command goes on from here" in said

@@ -16,7 +16,7 @@ from store.work import CancelledError, Job, Lease, LostLeaseError, Step
 from workers import doers, runner, tasks
 from workers.jobs import INTERACTIVE, KINDS
 from workers.queue import celery_app
-from workers.runner import DeclineError, HandBackError, MistakeError, Work, run_unit
+from workers.runner import DeclineError, HandBackError, MistakeError, UnfitError, Work, run_unit
 from workers.tasks import cause_of_death
 
 from .queue_help import attempts, wait_until
@@ -118,7 +118,7 @@ def test_a_mistake_fails_the_job_at_once_with_its_words_alone(settings: Settings
 @pytest.mark.parametrize(
     "error",
     [
-        DeclineError("not here", 0),
+        DeclineError("not now", 0),
         DiskFullError("12 MB needed"),
         HandBackError("stopped"),
         LedgerUnavailableError("the ledger does not answer"),
@@ -135,6 +135,17 @@ def test_what_cannot_be_done_now_never_counts_and_says_why(
     job = run(settings, ledger, do)
     assert job.state == "running" and job.note == str(error)
     assert attempts(settings) == ["declined"]
+
+
+def test_what_does_not_fit_this_worker_is_told_as_that(settings: Settings, ledger: Ledger) -> None:
+    asked(ledger)
+
+    def do(lease: Lease, work: Work) -> None:
+        raise UnfitError("the device was cuda and is cpu now", 0)
+
+    job = run(settings, ledger, do)
+    assert job.note == "waits for a worker that fits its plan: the device was cuda and is cpu now"
+    assert attempts(settings) == ["unfit"]
 
 
 def test_a_full_disk_is_tried_again_later_and_what_is_declined_for_no_time_at_once(

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 import traceback
@@ -10,28 +11,34 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
-from store import failpoints, paths
+from store import failpoints, paths, schema
 from store.attempt import Attempt
 from store.bucket import BucketBusyError, BucketConflictError, BucketError
 from store.errors import StudyBusyError, StudyNotFoundError
-from store.ledger import CLEAN, Ledger
+from store.ledger import CLEAN, UNFIT_SECONDS, Ledger
 from store.lock import StudyLock
 from store.manifest import Manifest, verify
 from store.settings import Settings
 from store.study import open_published
 from store.work import CancelledError, Lease, LostLeaseError, Step
 from tests.pictures import picture_folder
-from tests.test_pipeline import quiet, request_for
+from tests.test_ledger import pass_time
+from tests.test_pipeline import MODEL, quiet, request_for
 from workers import prepare as preparation
 from workers import study as pipeline
 from workers import study_units
 from workers.decode import ImageChangedError
 from workers.jobs import BULK, key_of, steps_of, to_json
 from workers.prepare import prepare
-from workers.runner import DeclineError, MistakeError, run_unit
+from workers.runner import DeclineError, MistakeError, UnfitError, run_unit
+from workers.stages import STAGES, Stage
 
 pytestmark = pytest.mark.usefixtures("no_flush", "small_units")
 LOST = 42  # exit code
@@ -69,6 +76,12 @@ class Queue:
 
     def is_done(self, step):
         return self.read(f"done-{step.phase}-{step.number}") is not None
+
+    def named(self, name):
+        return next(step for step in self.steps() if step.name == name)
+
+    def result(self):
+        return self.read(f"done-{self.named('publish').phase}-0")
 
     def undone(self):
         return [step for step in self.steps() if not self.is_done(step)]
@@ -245,7 +258,7 @@ def test_a_plan_says_what_is_to_be_done_in_order_and_the_first_images_tell_the_p
     queue.finish_all()
     manifest = Manifest.load(study_of(queue))
     assert manifest.content == content
-    assert queue.read(f"done-{pipeline.PUBLISH}-0") == {"study": "small", "content": content}
+    assert queue.result() == {"study": "small", "content": content}
     assert queue.read("facts")["price"]["bytes"] == pytest.approx(manifest.size, rel=0.3)
     assert verify(study_of(queue)) == []
 
@@ -340,7 +353,7 @@ def test_a_unit_of_a_job_whose_study_was_published_meanwhile_is_done_at_once(que
     assert pipeline.run(prepared, quiet, lambda price: None, lambda: None).content == content
     monkeypatch.setattr(pipeline, "do", None)
     queue.finish_all()
-    assert queue.read(f"done-{pipeline.PUBLISH}-0") == {"study": "small", "content": content}
+    assert queue.result() == {"study": "small", "content": content}
 
 
 def test_a_job_whose_study_is_there_with_the_very_same_settings_is_done_with_its_plan(queue, tmp_path, folder, content):
@@ -542,14 +555,76 @@ def test_a_name_that_is_taken_is_a_mistake(queue, tmp_path, folder):
     assert mistake.value.field == "name"
 
 
-def test_a_worker_that_would_compute_otherwise_declines_and_says_what_differs(queue, monkeypatch):
+def other_versions(**versions):
+    real = preparation.versions()
+    return lambda: real | versions
+
+
+def test_a_worker_that_would_compute_otherwise_says_what_differs_and_may_be_mended(queue, monkeypatch):
     steps = planned(queue)
     study_units._prepared.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "versions", lambda: {"torch": "1.0"})
-        with pytest.raises(DeclineError, match=r"otherwise than planned: packages: .* in the plan"):
+        patch.setattr(preparation, "versions", other_versions(torch="1.0"))
+        with pytest.raises(UnfitError, match=r"^PyTorch was \d\S* when this job was planned and is 1\.0 now$"):
             queue.do(steps[0])
     queue.do(steps[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"settings": {"device": "cpu", "seed": 0}}, "the device was cuda when this job was planned and is cpu now"),
+        ({"weights": {"sha256": "b"}}, "the weights are not those that this job was planned with"),
+        ({"images": {"kept": 8}}, "the pictures are not those that this job was planned with"),
+        ({"labels": "b"}, "the classes of the pictures are not those that this job was planned with"),
+        ({"schema": 2}, "the version of the store's layout was 1 when this job was planned and is 2 now"),
+        ({"batch": [1], "labels": "b", "schema": 2}, "the classes of .* with; the version of .* now"),
+    ],
+)
+def test_what_differs_from_the_plan_is_said_in_words(changes, said):
+    settings = {"device": "cuda", "seed": 0}
+    planned = {"settings": settings, "weights": {"sha256": "a"}, "images": {"kept": 9}, "labels": "a", "schema": 1}
+    assert re.fullmatch(said, study_units._difference(planned | changes, planned | {"batch": [2]}))
+
+
+@pytest.mark.parametrize("change", ["package", "checkpoint", "pictures"])
+def test_a_job_that_fits_no_worker_any_more_ends_with_words_and_asked_for_again_it_is_computed(
+    tmp_path, monkeypatch, change
+):
+    pictures, weights = picture_folder(tmp_path / "pictures"), tmp_path / "weights.safetensors"
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_file(timm.create_model(MODEL).state_dict(), tmp_path / f"{seed}.safetensors")
+    weights.symlink_to(tmp_path / "0.safetensors")
+    lab = Lab(tmp_path, request_for(pictures, checkpoint=weights, random_weights=False))
+    first = lab.ask()
+    lab.do(2)
+    study_units._prepared.clear()
+    match change:
+        case "package":
+            monkeypatch.setattr(preparation, "versions", other_versions(torch="2.0", timm="1.0"))
+            said = "PyTorch was"
+        case "checkpoint":
+            weights.unlink()
+            weights.symlink_to(tmp_path / "1.safetensors")
+            said = "the weights are not"
+        case "pictures":
+            (pictures / "1" / "1.png").unlink()
+            said = "the pictures are not"
+    lab.do(1)
+    waits = lab.ledger.job(first.id)
+    assert (waits.state, waits.note.partition(said)[0]) == ("running", "waits for a worker that fits its plan: ")
+    pass_time(lab.ledger, UNFIT_SECONDS)
+    lab.do(1)
+    failed = lab.ledger.job(first.id)
+    assert failed.state == "failed" and failed.cause.startswith(said)
+    assert failed.cause.endswith("ask for the same again, which plans it anew")
+
+    again = lab.ask()
+    lab.do()
+    assert again.id != first.id and lab.ledger.job(again.id).state == "done"
+    assert open_published(lab.study).manifest.attempt == "attempt-2"
+    assert verify(lab.study) == []
 
 
 def test_a_picture_that_changed_since_the_plan_is_declined_by_name(tmp_path, monkeypatch):
@@ -559,10 +634,10 @@ def test_a_picture_that_changed_since_the_plan_is_declined_by_name(tmp_path, mon
     picture = pictures / "1" / "1.png"
     before = picture.read_bytes()
     picture.write_bytes((pictures / "2" / "2.png").read_bytes())
-    with pytest.raises(DeclineError, match=r"1/1\.png") as declined:
+    with pytest.raises(UnfitError, match=r"1/1\.png") as declined:
         queue.do(steps[2])
     assert isinstance(declined.value.__cause__, ImageChangedError)
-    with pytest.raises(DeclineError, match="images: fingerprint"):
+    with pytest.raises(UnfitError, match="the pictures are not those that this job was planned with"):
         queue.do(steps[2])
     picture.write_bytes(before)
     queue.do(steps[2])
@@ -587,6 +662,102 @@ def test_a_study_that_was_removed_meanwhile_ends_the_job(queue):
         queue.do(steps[0])
 
 
+# --- a job that another version planned ---
+
+
+class Lab:
+    """A data folder with a ledger, and a worker that takes what is next."""
+
+    def __init__(self, folder, request, **settings):
+        self.settings = Settings(data=folder / "data", **settings)
+        self.ledger, self.request = Ledger(self.settings.ledger_url), request
+        self.study = self.settings.studies / "small"
+
+    def ask(self):
+        request = self.request
+        job, new = self.ledger.submit(
+            "study", BULK, to_json(request), key_of(request), "small", "ada", steps_of(request), answered_once=False,
+            study="small",
+        )  # fmt: skip
+        assert new
+        return job
+
+    def do(self, most=1000):
+        """So many units, or all that can be taken."""
+        for _ in range(most):
+            lease = self.ledger.take(BULK, "worker", "bell")
+            if lease is None:
+                return
+            run_unit(self.settings, self.ledger, lease)
+
+
+SPEC = replace(schema.SCHEMA["image_layout"], dims=("image",))
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """A stage that other versions have, and the array that it writes."""
+    monkeypatch.setitem(schema.SCHEMA, "made_up", SPEC)
+
+    def run(task):
+        return {"made_up": np.arange(task.heads[0], dtype=np.float32)}, {}
+
+    return Stage("made-up", ("made_up",), "images", run, skipped_by=None)
+
+
+def positions_of_0_1(prepared, attempt, pieces=pipeline.pieces):
+    """The plan as Headscope 0.1 wrote it: each stage in a phase that its position gave it."""
+    phases = {"gather": 2, "publish": 3 + len(pipeline.STAGES)}
+    phases |= {stage.name: 3 + position for position, stage in enumerate(pipeline.STAGES)}
+    return [replace(step, phase=phases.get(step.name, 1)) for step in pieces(prepared, attempt)]
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("does", ["adds", "removes"])
+def test_a_version_that_adds_or_removes_a_stage_goes_on_with_the_plan_it_finds(
+    tmp_path, folder, content, monkeypatch, made_up, place, does
+):
+    pushed = []
+    monkeypatch.setattr(study_units, "Bucket", str)
+    monkeypatch.setattr(study_units.exchange, "push", lambda bucket, folder, *given: pushed.append(folder))
+    without, stages = STAGES, (made_up, *STAGES) if place == "first" else (*STAGES, made_up)
+    lab = Lab(tmp_path, request_for(folder), bucket="s3://lab")
+    job = lab.ask()
+    with monkeypatch.context() as before:
+        before.setattr(pipeline, "STAGES", without if does == "adds" else stages)
+        before.setattr(pipeline, "pieces", positions_of_0_1)
+        lab.do(2)
+    monkeypatch.setattr(pipeline, "STAGES", stages if does == "adds" else without)
+    lab.do()
+    ended = lab.ledger.job(job.id)
+    assert (ended.state, ended.cause, ended.units_done) == ("done", None, ended.units_total)
+    assert pushed == [lab.study]
+    study = open_published(lab.study)
+    assert verify(lab.study) == []
+    assert ("made_up" in study) == (does == "adds")
+    if does == "removes":
+        assert study.manifest.content == content
+    else:
+        assert study.read("made_up").tolist() == list(range(9))
+        assert lab.ledger.result(key_of(lab.request)) == {"study": "small", "content": study.manifest.content}
+
+
+def test_a_plan_that_an_older_version_began_and_did_not_end_is_made_anew(tmp_path, folder, monkeypatch, made_up):
+    lab = Lab(tmp_path, request_for(folder))
+    job = lab.ask()
+    lease = lab.ledger.take(BULK, "worker", "bell")
+    monkeypatch.setattr(lab.ledger, "finish", lambda *given: None)  # it is killed right before
+    run_unit(lab.settings, lab.ledger, lease)
+    monkeypatch.undo()
+    monkeypatch.setattr(preparation, "MOST_UNIT_IMAGES", 2)
+    monkeypatch.setitem(schema.SCHEMA, "made_up", SPEC)
+    monkeypatch.setattr(pipeline, "STAGES", (made_up, *STAGES))
+    lab.ledger.lose(lease.fence, "killed")
+    lab.do()
+    assert lab.ledger.job(job.id).state == "done"
+    assert "made_up" in open_published(lab.study)
+
+
 # --- the bucket ---
 
 
@@ -594,8 +765,8 @@ def test_a_study_that_was_removed_meanwhile_ends_the_job(queue):
 def test_a_plan_ends_with_the_push_where_there_is_a_bucket(queue, bucket):
     queue.settings = Settings(data=queue.folder / "data", bucket=bucket)
     *_, last = planned(queue)
-    assert (last == study_units.PUSH) == (bucket is not None)
-    assert pipeline.PUBLISH < study_units.PUSH.phase < CLEAN.phase
+    assert last.name == ("publish" if bucket is None else "push")
+    assert queue.named("publish").phase <= last.phase < CLEAN.phase
 
 
 @pytest.mark.parametrize(
@@ -624,9 +795,10 @@ def test_a_push_waits_for_a_bucket_that_is_away_and_tells_of_another_study_there
     monkeypatch.setattr(study_units, "Bucket", str)
     monkeypatch.setattr(study_units.exchange, "push", push)
     queue.settings = Settings(data=queue.folder / "data", bucket="s3://lab")
+    step = Step(77, 0, "push")  # in whichever phase it was planned
     if raised is None:
-        queue.do(study_units.PUSH)
+        queue.do(step)
     else:
         with pytest.raises(raised, match=said):
-            queue.do(study_units.PUSH)
-    assert queue.is_done(study_units.PUSH) == (raised is None)
+            queue.do(step)
+    assert queue.is_done(step) == (raised is None)

@@ -12,6 +12,7 @@ from workers.terminal import bars, facts, out, print_json, say_published, say_wh
 def compute(request: StudyRequest, settings: Settings, *, dry_run: bool, as_json: bool) -> None:
     """Compute a study and say what came out, or what it would cost."""
     keep_freed_memory()
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     added: list[str] = []
     with stopping() as check, bars(quiet=as_json) as show:
 

@@ -53,7 +53,8 @@ class ServerBusyError(StoreError, RuntimeError):
 
 
 class Embedded:
-    """A context with a broker and workers for the settings' data folder, unless the settings name a broker elsewhere.
+    """A context with a broker and workers for the settings' data folder, unless the settings name a broker elsewhere,
+    or the folder cannot be written.
 
     It takes the data folder for itself, and SIGINT, SIGTERM and SIGHUP of the process: the first of them ends what
     the context is around as Ctrl-C does, another one ends the workers without waiting for them.
@@ -76,13 +77,17 @@ class Embedded:
         """
         Raises:
             ServerBusyError: Another server has the data folder, or something else the address.
-            OSError: The data folder cannot be written.
+            OSError: There is no data folder, and none can be made.
         """
-        if self.settings.broker is None:
+        alone = self.settings.broker is None
+        if alone and _is_read_only(self.settings.data):
+            self._say(f"{self.settings.data} cannot be written: its studies can be viewed, and nothing is computed")
+            alone = False
+        if alone:
             self._lock = _taken(self.settings)
         try:
             _check_address(self.settings)
-            if self.settings.broker is None:
+            if alone:
                 self._children = self._planned()
         except BaseException:  # Ctrl-C too: the lock does not stay
             self._release()
@@ -129,7 +134,7 @@ class Embedded:
         if find_spec("torch") is None or find_spec("timm") is None:
             self._say("nothing here can compute, so jobs wait: pip install 'headscope[worker]'")
             return []
-        settings.logs.mkdir(parents=True, exist_ok=True)
+        settings.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in {settings.broker_folder, settings.broker_socket.parent}:
             _make_private(folder)
         worker = [sys.executable, "-P", "-m", "headscope", "worker"]
@@ -147,18 +152,23 @@ class Embedded:
                 for child in self._children:
                     with suppress(OSError):  # no memory for a process, no room for a log: again at the next look
                         child.tend()
-                    if child.name == "broker" and not self._broker_answers(child):
-                        break  # workers without a broker would only complain
+                    if child.name == "broker":
+                        if child.refused == 2:
+                            self._forget_bells()
+                        if not self._broker_answers():
+                            break  # workers without a broker would only complain
                 self._ending.wait(LOOK)
         finally:
             *workers, broker = reversed(self._children)
             _end(workers, self._hurry)
             _end([broker], self._hurry)
 
-    def _broker_answers(self, broker: "_Child") -> bool:
-        """Whether it does, once it has. One that cannot read its own data loses it: bells are rung again."""
-        if broker.refused == 2:
-            shutil.rmtree(self.settings.broker_folder / "appendonlydir", ignore_errors=True)
+    def _forget_bells(self) -> None:
+        """Remove what the broker has written down, as it cannot read that: bells are rung again."""
+        shutil.rmtree(self.settings.broker_folder / "appendonlydir", ignore_errors=True)
+
+    def _broker_answers(self) -> bool:
+        """Whether it does."""
         try:
             with Redis(unix_socket_path=str(self.settings.broker_socket), socket_timeout=1) as client:
                 return bool(client.ping())
@@ -285,9 +295,14 @@ def _make_private(folder: Path) -> None:
     folder.chmod(0o700)
 
 
+def _is_read_only(data: Path) -> bool:
+    """Whether it is there and cannot be written."""
+    return data.is_dir() and not os.access(data, os.W_OK)
+
+
 def _taken(settings: Settings) -> int:
     """The lock of the data folder, which the system frees when this process ends."""
-    settings.data.mkdir(parents=True, exist_ok=True)
+    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = os.open(settings.data / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,6 +23,8 @@ CLS_CLS, CLS_PATCHES, PATCHES_CLS, PATCHES_PATCHES = 1, 2, 4, 8
 # The six modes of the paper's Fig. 4B, by number: none, all, patches alone, CLS alone, the crossings, all of CLS.
 MODES = (0, 15, 8, 1, 6, 7)
 
+# The unit of a pruning that comes after its images.
+SUM_UP = "sum up"
 # Images of one unit of a pruning, so few that a click waits a second or two for it; and the most of one request.
 PRUNE_IMAGES = 4
 MOST_PRUNE_IMAGES = 5_000
@@ -201,7 +203,7 @@ def steps_of(request: Request) -> list[Step]:
              min(PRUNE_IMAGES, len(request.images) - start))
         for number, start in enumerate(starts)
     ]  # fmt: skip
-    return several if len(several) == 1 else [*several, Step(1, 0, "sum up")]
+    return several if len(several) == 1 else [*several, Step(1, 0, SUM_UP)]
 
 
 def to_json(request: Request) -> dict[str, Any]:

@@ -6,6 +6,7 @@ made the study.
 """
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -25,7 +26,7 @@ from store.errors import StoreError
 from store.settings import Settings
 from store.study import Study, open_published
 from store.work import Lease
-from workers.jobs import PRUNE_IMAGES, ImageRequest, PruneRequest, from_json
+from workers.jobs import SUM_UP, ImageRequest, PruneRequest, from_json
 from workers.kept import Kept, device
 from workers.runner import MistakeError, Work
 from workers.study_model import StudyModelError, kept_model_of
@@ -46,14 +47,14 @@ _STUDIES: Kept[Study] = Kept(lambda study: 1, 4, 1.0)
 
 
 def do(lease: Lease, work: Work) -> None:
-    """One unit: up to PRUNE_IMAGES images, or all of them summed up."""
+    """One unit: the images that its name counts, or all of them summed up."""
     request = from_json(lease.kind, lease.request)
     assert isinstance(request, PruneRequest)
-    if lease.step.phase == 1:
+    if lease.step.name == SUM_UP:
         work.finish(result=summed_up(work.ledger.unit_facts(lease.job, 0)))
         return
-    start = lease.step.number * PRUNE_IMAGES
-    images = request.images[start : start + PRUNE_IMAGES]
+    first, last = map(int, re.findall(r"\d+", lease.step.name))
+    images = request.images[first : last + 1]
 
     def progress(done: int) -> None:
         work.progress(done, len(images), "images")

@@ -60,6 +60,10 @@ class DeclineError(RuntimeError):
         self.seconds = seconds
 
 
+class UnfitError(DeclineError):
+    """This worker would compute something else than was planned, however often it tries; another may fit."""
+
+
 class HandBackError(LostLeaseError):
     """The worker is asked to stop: the unit is another's to take at once."""
 
@@ -167,6 +171,8 @@ def _tell(ledger: Ledger, lease: Lease, error: Exception | None, lines: Sequence
             return
         case CancelledError():
             ledger.decline(lease, str(error), 0)
+        case UnfitError():
+            ledger.decline(lease, str(error), error.seconds, unfit=True)
         case DeclineError():
             ledger.decline(lease, str(error), error.seconds)
         case DiskFullError():

@@ -6,6 +6,7 @@ stop or a crash, it goes on where it was.
 """
 
 import hashlib
+import logging
 import math
 import platform
 import shutil
@@ -42,9 +43,11 @@ CHANCE_LEVEL = 0.01
 # Attention in float16 behind Blosc's shuffle and zstd takes at least a sixth of itself on the models tried.
 BEST_COMPRESSION = 6
 
-# Phases of a study's job: its plan is 0. Stages follow the gathering, each a phase of its own, and publishing is last.
-UNITS, GATHER = 1, 2
-PUBLISH = GATHER + 1 + len(STAGES)
+# Names of the pieces that are neither of images nor a stage's. A piece is known by its name alone: a job that another
+# version planned has other stages, in other phases.
+GATHER, PUBLISH = "gather", "publish"
+
+_log = logging.getLogger(__name__)
 
 
 class StudyExistsError(ValueError):
@@ -91,8 +94,7 @@ def published(prepared: Prepared) -> Manifest | None:
 
 def missing(prepared: Prepared) -> list[str]:
     """Stages that are asked for and that the published study lacks."""
-    there = open_published(prepared.study).arrays
-    return [stage.name for stage in _asked(prepared) if not set(_arrays(prepared, stage)) <= set(there)]
+    return [stage.name for stage in _missing(prepared, open_published(prepared.study).arrays)]
 
 
 def run(
@@ -117,12 +119,13 @@ def run(
             progress("heads", done, count, "images")
         for step in steps:
             do(step, prepared, attempt, progress, check)
-            if step.phase == UNITS:
+            if step.images:
                 done += step.images
                 progress("heads", done, count, "images")
-            if not told:
+            unit = unit_of(step, attempt)
+            if not told and unit is not None:
                 told = True
-                first = price_of(prepared, attempt, step.number)
+                first = price_of(prepared, attempt, unit)
                 refuse_small_disk(prepared, first.bytes)
                 tell_price(first)
     return Manifest.load(prepared.study)
@@ -154,17 +157,20 @@ def begin(prepared: Prepared, job: str | None = None) -> Attempt:
 
 def pieces(prepared: Prepared, attempt: Attempt) -> list[Step]:
     """What is still to be done, in order; those of one phase in any order, by any number of processes at once."""
-    steps = []
-    for unit in attempt.pending():
-        images = attempt.units[unit]
-        name = f"images {images.start} to {images.stop - 1}" if len(images) > 1 else f"image {images.start}"
-        steps.append(Step(UNITS, unit, name, len(images)))
-    if not attempt.gathered:
-        steps.append(Step(GATHER, 0, "gather"))
-    for number, stage in enumerate(STAGES):
-        if stage in _asked(prepared) and not set(_arrays(prepared, stage)) <= set(attempt.arrays):
-            steps.append(Step(GATHER + 1 + number, 0, stage.name))
-    return [*steps, Step(PUBLISH, 0, "publish")]
+    units = attempt.units
+    images = [Step(1, unit, _unit_name(units[unit]), len(units[unit])) for unit in attempt.pending()]
+    gather = [] if attempt.gathered else [GATHER]
+    later = [*gather, *(stage.name for stage in _missing(prepared, attempt.arrays)), PUBLISH]
+    return [*images, *(Step(phase, 0, name) for phase, name in enumerate(later, start=2))]
+
+
+def unit_of(step: Step, attempt: Attempt) -> int | None:
+    """Which of the attempt's units of images a piece is; None if it is another sort of piece."""
+    return next((unit for unit, images in enumerate(attempt.units) if _unit_name(images) == step.name), None)
+
+
+def _unit_name(images: range) -> str:
+    return f"images {images.start} to {images.stop - 1}" if len(images) > 1 else f"image {images.start}"
 
 
 def do(
@@ -177,6 +183,9 @@ def do(
 ) -> None:
     """Do one of `pieces`. One that is finished already is left as it is.
 
+    Another version may have planned it. Stages that come before it and are not there are done first, so what is
+    published has all that this version computes; a stage that this version does not know is left out.
+
     Args:
         check: Called between batches; it may raise, to stop: what is finished is kept.
         hold: Called right before anything of the step is placed; it raises if the step is another process's now.
@@ -184,24 +193,29 @@ def do(
         DiskFullError: There is no room; nothing of the step is there.
         LostLeaseError: The step was taken over.
     """
-    if step.phase == UNITS:
-        if not attempt.has_unit(step.number):
-            _unit(prepared, attempt, step.number, check, hold)
+    unit = unit_of(step, attempt)
+    if unit is not None:
+        if not attempt.has_unit(unit):
+            _unit(prepared, attempt, unit, check, hold)
         return
-    for unit in attempt.pending():  # what the disk lost, or spoiled, since it was written
-        _unit(prepared, attempt, unit, check, hold)
-    if step.phase == GATHER or not attempt.gathered:
+    names = [GATHER, *(stage.name for stage in STAGES), PUBLISH]
+    if step.name not in names:
+        _log.warning("left out %r of %s: this version has no such stage", step.name, attempt.study.name)
+        return
+    for pending in attempt.pending():  # what the disk lost, or spoiled, since it was written
+        _unit(prepared, attempt, pending, check, hold)
+    if step.name == GATHER or not attempt.gathered:
         progress("gather", 0, 1, "arrays")
         attempt.gather(hold)
         progress("gather", 1, 1, "arrays")
-    if step.phase == PUBLISH:
+    until = names[: names.index(step.name) + 1]
+    for stage in _missing(prepared, attempt.arrays):
+        if stage.name in until:
+            _stage(prepared, attempt, stage, progress, check, hold)
+    if step.name == PUBLISH:
         progress("publish", 0, 1, "study")
         _publish(prepared, attempt, hold)
         progress("publish", 1, 1, "study")
-    elif step.phase != GATHER:
-        stage = STAGES[step.phase - GATHER - 1]
-        if not set(_arrays(prepared, stage)) <= set(attempt.arrays):
-            _stage(prepared, attempt, stage, progress, check, hold)
 
 
 def price(prepared: Prepared, progress: Progress, check: Callable[[], None]) -> Price:
@@ -352,6 +366,11 @@ def _told_by_stages(attempt: Attempt) -> dict[str, Any]:
 def _asked(prepared: Prepared) -> list[Stage]:
     """The stages that the request asks for and the model allows, in their order."""
     return [stage for stage in STAGES if not _reason(prepared, stage) and _arrays(prepared, stage)]
+
+
+def _missing(prepared: Prepared, there: Iterable[str]) -> list[Stage]:
+    """The stages that are asked for, and whose arrays are not all among those there."""
+    return [stage for stage in _asked(prepared) if not set(_arrays(prepared, stage)) <= set(there)]
 
 
 def _arrays(prepared: Prepared, stage: Stage) -> list[str]:

@@ -1,8 +1,8 @@
 """How does the queue compute a study? A unit at a time: the plan, then its pieces by any workers, or what a cancelled
 job leaves.
 
-What is finished is known by the study's own files, so a unit that was taken twice is done once. A worker that would not
-compute the very same as the plan says declines.
+What is finished is known by the study's own files, so a unit that was taken twice is done once. A unit is known by its
+name, whichever version planned it. A worker that would not compute the very same as the plan says leaves it to others.
 """
 
 import shutil
@@ -24,12 +24,16 @@ from workers.decode import ImageChangedError
 from workers.jobs import StudyRequest, from_json
 from workers.prepare import Prepared, Progress, prepare
 from workers.refusals import field_of
-from workers.runner import DeclineError, MistakeError, Work
+from workers.runner import DeclineError, MistakeError, UnfitError, Work
 
-PLAN = 0  # its phase
-PUSH = Step(pipeline.PUBLISH + 1, 0, "push")  # where there is a bucket
+# Names of units that are no pieces of the pipeline; the push is planned where there is a bucket.
+PLAN, PUSH = "plan", "push"
 # Seconds until a unit is tried again: there is no room, another writer, this worker alone or the bucket is the matter.
 FULL, BUSY, OTHER, AWAY = 15, 5, 15, 60
+
+# What people call the parts of a plan: those of which only a hash is known, and others.
+_OTHERS = {"images": "the pictures", "labels": "the classes of the pictures", "weights": "the weights"}
+_NAMES = {"torch": "PyTorch", "numpy": "NumPy", "device": "the device", "schema": "the version of the store's layout"}
 
 # What each job needs in memory, of the last jobs in this process; so a job is prepared once in each.
 KEPT_JOBS = 2
@@ -41,7 +45,7 @@ def do(lease: Lease, work: Work) -> None:
     request = from_json(lease.kind, lease.request)
     assert isinstance(request, StudyRequest)
     try:
-        {PLAN: plan, PUSH.phase: push, CLEAN.phase: clean}.get(lease.step.phase, unit)(lease, work, request)
+        {PLAN: plan, PUSH: push, CLEAN.name: clean}.get(lease.step.name, unit)(lease, work, request)
     except DiskFullError as error:
         lacks = str(error).removeprefix("disk full: ").partition("; make room")[0]
         raise DeclineError(f"disk full: {lacks}; the job goes on when there is room", FULL) from error
@@ -49,7 +53,7 @@ def do(lease: Lease, work: Work) -> None:
         raise DeclineError(str(error), BUSY) from error
     except ImageChangedError as error:
         _prepared.pop(lease.job, None)
-        raise DeclineError(str(error), OTHER) from error
+        raise UnfitError(str(error), OTHER) from error
 
 
 def plan(lease: Lease, work: Work, request: StudyRequest) -> None:
@@ -71,7 +75,9 @@ def plan(lease: Lease, work: Work, request: StudyRequest) -> None:
     with pipeline.begin(prepared, lease.job) as attempt:  # nobody can join it before the ledger has the plan
         try:
             work.hold()
-            steps = [*pipeline.pieces(prepared, attempt), *([PUSH] if work.settings.bucket else [])]
+            steps = pipeline.pieces(prepared, attempt)
+            if work.settings.bucket:
+                steps.append(Step(steps[-1].phase + 1, 0, PUSH))
             work.plan(steps, facts | {"attempt": attempt.number})
         except CancelledError:
             attempt.discard()
@@ -95,12 +101,13 @@ def unit(lease: Lease, work: Work, request: StudyRequest) -> None:
         if attempt is None:
             raise StoreError(
                 f"attempt-{lease.facts['attempt']} of study {folder.name} is not as it was begun: files are gone or "
-                "cut short; cancel the job and ask for the study again"
+                "cut short; ask for the study again"
             )
         with attempt:
             pipeline.do(lease.step, prepared, attempt, _progress(work), work.check, work.hold)
-            if lease.step.phase == pipeline.UNITS and "price" not in lease.facts:
-                price = pipeline.price_of(prepared, attempt, lease.step.number)
+            images = pipeline.unit_of(lease.step, attempt)
+            if images is not None and "price" not in lease.facts:
+                price = pipeline.price_of(prepared, attempt, images)
                 pipeline.refuse_small_disk(prepared, price.bytes)
                 work.note({"price": asdict(price)})
         manifest = _published(folder, lease.facts["attempt"])
@@ -145,7 +152,7 @@ def _prepare_alike(lease: Lease, work: Work, request: StudyRequest, folder: Path
     """The study prepared as its attempt's plan says.
 
     Raises:
-        DeclineError: This worker would compute something else.
+        UnfitError: This worker would compute something else.
         MistakeError: The attempt is gone.
     """
     record = plan_record(folder, lease.facts["attempt"])
@@ -156,28 +163,37 @@ def _prepare_alike(lease: Lease, work: Work, request: StudyRequest, folder: Path
     except ValueError as error:
         if field_of(error, request) is None:
             raise
-        raise DeclineError(f"a worker cannot do what was planned: {error}", OTHER) from error
+        raise UnfitError(f"what was planned cannot be done here: {error}", OTHER) from error
     planned = record["plan"]
     if {**prepared.plan, "batch": None} != {**planned, "batch": None}:
         _prepared.pop(lease.job)  # what differs may be mended
-        raise DeclineError(
-            f"a worker would compute study {folder.name} otherwise than planned: {_difference(prepared.plan, planned)}",
-            OTHER,
-        )
+        raise UnfitError(_difference(prepared.plan, planned), OTHER)
     if prepared.plan["batch"] != planned["batch"]:
         prepared.use_batch(*planned["batch"])
     return prepared
 
 
 def _difference(here: dict[str, Any], planned: dict[str, Any]) -> str:
-    """The first thing in which two plans differ, for people."""
-    for key in sorted(here.keys() | planned.keys()):
-        ours, theirs = here.get(key), planned.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict) and ours != theirs:
-            return f"{key}: {_difference(ours, theirs)}"
-        if ours != theirs and key != "batch":
-            return f"{key} is {str(ours)[:80]} there, and {str(theirs)[:80]} in the plan"
-    return "nothing"
+    """In what two plans differ, for people."""
+    said = []
+    for part in dict.fromkeys((*here, *planned)):
+        ours, theirs = here.get(part), planned.get(part)
+        if ours == theirs or part == "batch":
+            continue
+        if part in _OTHERS:
+            said.append(f"{_OTHERS[part]} are not those that this job was planned with")
+        elif isinstance(ours, dict) and isinstance(theirs, dict):
+            said += [_change(name, theirs.get(name), ours.get(name)) for name in dict.fromkeys((*ours, *theirs))]
+        else:
+            said.append(_change(part, theirs, ours))
+    return "; ".join(filter(None, said))
+
+
+def _change(name: str, then: object, now: object) -> str:
+    """What became of one thing since the plan; empty if it is the same."""
+    if then == now:
+        return ""
+    return f"{_NAMES.get(name, name)} was {str(then)[:80]} when this job was planned and is {str(now)[:80]} now"
 
 
 def _published(folder: Path, attempt: int) -> Manifest | None:

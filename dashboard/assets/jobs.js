@@ -21,11 +21,12 @@ window.dash_clientside = window.dash_clientside || {};
             return; // until it is looked at again
         }
         const number = ++asked, page = root.dataset.page, job = watched[page] ?? "";
-        let told;
+        let told, why = "";
         try {
             const wanted = new URLSearchParams({shown: page === "jobs" ? shown : "", job});
             const answer = await fetch(`/jobs.json?${wanted}`, {signal: AbortSignal.timeout(10_000)});
             told = answer.ok ? await answer.json() : undefined;
+            why = answer.status === 503 ? await answer.text() : "";
         } catch {
             told = undefined;
         }
@@ -33,7 +34,7 @@ window.dash_clientside = window.dash_clientside || {};
             return;
         }
         timer = setTimeout(poll, page === "jobs" ? EVERY.jobs : told?.live ? EVERY.live : EVERY.quiet);
-        sayWhether(told !== undefined);
+        sayWhether(told !== undefined, why);
         if (told) {
             take(told, page);
         }
@@ -48,11 +49,11 @@ window.dash_clientside = window.dash_clientside || {};
         }
     }
 
-    /* Whether the server answers, said quietly. */
-    function sayWhether(answers) {
+    /* Whether the server answers, said quietly; if it says itself why there are no jobs, that. */
+    function sayWhether(answers, why) {
         heard = answers ? Date.now() : heard;
         const since = new Date(heard).toLocaleTimeString();
-        say("jobs-away", {children: answers ? "" : `The server does not answer; this is as of ${since}.`});
+        say("jobs-away", {children: answers ? "" : why || `The server does not answer; this is as of ${since}.`});
     }
 
     function take(told, page) {
@@ -159,6 +160,9 @@ window.dash_clientside = window.dash_clientside || {};
             make("button", {type: "button", class: `option ${kind}`, title, "data-press": press}, said);
         if (actions === "open") {
             return [make("a", {href, class: "option"}, "open")];
+        }
+        if (actions === "again") {
+            return [button("again", "Ask for the same study: what fits is kept, the rest is computed", "compute again")];
         }
         if (actions !== "cancel") {
             return [];
@@ -275,8 +279,8 @@ window.dash_clientside = window.dash_clientside || {};
         if (press) {
             const other = {ask: "leave", leave: "ask"}[press];
             asking = press === "ask" ? row.dataset.job : "";
-            if (press === "cancel") {
-                set("jobs-cancel", {data: {job: row.dataset.job, times: ++pressed}});
+            if (press === "cancel" || press === "again") {
+                set("jobs-cancel", {data: {job: row.dataset.job, act: press, times: ++pressed}});
             }
             draw();
             (row.querySelector(`[data-press="${other}"]`) ?? row).focus();

@@ -37,7 +37,7 @@ NONE_SAID = "jobs-none-said"
 OLDER = "jobs-older"  # that there are more than are shown
 DETAIL = "jobs-detail"
 CHOSEN = "jobs-chosen"  # {"job": id, "mark": of its state}: what the detail is of
-CANCEL = "jobs-cancel"  # {"job": id, "times": pressed}: the job that is to be cancelled
+CANCEL = "jobs-cancel"  # {"job": id, "act": "cancel" or "again", "times": pressed}: what is to be done with a job
 SAID = "jobs-said"  # what became of that
 
 # What can be shown, and the kinds of jobs that it has. Prices are asked for by the page itself: only "all" has them.
@@ -80,9 +80,11 @@ def register(app: Dash, desk: Desk) -> None:
 
     @app.callback(Output(SAID, "children"), Input(CANCEL, "data"), prevent_initial_call=True)
     def cancel(pressed: object) -> Any:
-        job_id = pressed.get("job") if isinstance(pressed, dict) else None
+        job_id, act = (pressed.get("job"), pressed.get("act")) if isinstance(pressed, dict) else (None, None)
         if not isinstance(job_id, str):
             raise PreventUpdate
+        if act == "again":
+            return compute_again(desk, job_id)
         try:
             job = desk.cancel(uploads.job_of(desk, job_id).id, access.current().name)
         except access.RefusedError as error:
@@ -103,6 +105,26 @@ def register(app: Dash, desk: Desk) -> None:
         except JobNotFoundError:
             return [html.P("There is no such job in this ledger.", className="absent")], False
         return detail(job, desk.ledger.now(), desk.settings), False
+
+
+def compute_again(desk: Desk, job_id: str) -> Any:
+    """Ask for what a job that failed was asked for; what became of that, for the person."""
+    try:
+        job = uploads.job_of(desk, job_id)
+        if not may_be_again(job):
+            return problem(f"{job.title} is {job.state}; only a study that failed is computed again")
+        asked = desk.submit(from_json(job.kind, job.request), access.current().name)
+    except JobNotFoundError:
+        return problem("there is no such job any more; reload the page")
+    except (ValueError, access.RefusedError) as error:
+        return problem(str(error))
+    said = f"{job.title} is computed again" if asked.new else f"{job.title} was asked for already, by {asked.job.who}"
+    return f"{said}: {asked.unheard}" if asked.unheard else said
+
+
+def may_be_again(job: Job) -> bool:
+    """Whether a job can be asked for anew where it is listed."""
+    return job.kind == "study" and job.state == "failed"
 
 
 # --- what the page asks for again and again ---
@@ -183,7 +205,6 @@ def row(job: Job, now: float) -> dict[str, Any]:
     """One job in the table."""
     left = job.eta if job.state == "running" else None
     running = job.state == "running"
-    may_cancel = job.state not in ENDED and not access.why_not_cancel(job)
     return {
         "id": job.id,
         "title": job.title,
@@ -196,8 +217,17 @@ def row(job: Job, now: float) -> dict[str, Any]:
         "eta": "" if left is None else duration(left),
         "place": place(job),
         "submitted": {"at": job.submitted, "said": ago(now - job.submitted)},
-        "actions": "cancel" if may_cancel else "open" if study_href(job) else "",
+        "actions": _action(job),
     }
+
+
+def _action(job: Job) -> str:
+    """What can be done with a job in the table."""
+    if job.state not in ENDED and not access.why_not_cancel(job):
+        return "cancel"
+    if may_be_again(job) and not access.why_not_ask():
+        return "again"
+    return "open" if study_href(job) else ""
 
 
 def _order(job: Job) -> tuple[float, ...]:
