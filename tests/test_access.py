@@ -474,6 +474,10 @@ def test_a_proxy_is_believed_only_where_one_is_set(server: Flask, settings: Sett
     told = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.1"}
     assert "Secure" in sent(behind.test_client(), "ann", headers=told).headers["Set-Cookie"]
     assert "Secure" not in sent(server.test_client(), "ann", headers=told).headers["Set-Cookie"]
+    for address in ("/", "/sign-in", "/health", "/jobs.json"):  # answers of every kind
+        assert "max-age=" in behind.test_client().get(address, headers=told).headers["Strict-Transport-Security"]
+        assert "Strict-Transport-Security" not in behind.test_client().get(address).headers
+        assert "Strict-Transport-Security" not in server.test_client().get(address, headers=told).headers
     # A name is tried from many addresses, an address tries many names.
     statuses = {"believed": [], "not": []}
     for number in range(MOST_FAILURES + 3):
