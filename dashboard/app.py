@@ -9,7 +9,7 @@ import waitress
 from dash import Dash, html
 from flask import Flask
 
-from dashboard import access, exports, one_length, pictures, routes, theme, uploads, writer
+from dashboard import access, bodies, exports, one_length, pictures, routes, theme, uploads, writer
 from dashboard.data import Shelf
 from dashboard.exports import Export
 from dashboard.offers import Offers
@@ -85,6 +85,7 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     page = PAGE.replace("ASSETS", app.get_asset_url("").rstrip("/")).replace("MARK", mark)
     app.index_string = page.replace("COLOURS", theme.css())
     access.guard(app.server, settings)
+    bodies.guard(app.server)
     outgoing = leaving(desk)
     app.layout = lambda: layout(shelf, outgoing)
     app.validation_layout = html.Div([layout(shelf, outgoing), new_study.form()])  # everything that may come

@@ -14,6 +14,7 @@ from flask import Flask, Response, abort, request
 from PIL import Image
 from werkzeug.exceptions import HTTPException
 
+from dashboard import bodies
 from dashboard.data import Shelf, StudyFacts, predictions, read
 from dashboard.selection import head_label
 from dashboard.views import jobs
@@ -142,14 +143,11 @@ def guard(app: Dash) -> None:
     policy = _content_policy(app)
 
     @server.before_request
-    def refuse_malformed() -> Response | None:
+    def refuse_malformed() -> None:
         if request.path != callbacks or request.method != "POST":
-            return None
-        try:
-            wrong = misfit(app.callback_map, request.get_json(silent=True))
-        except RecursionError:
-            wrong = "the body is nested too deeply"
-        return Response(wrong, status=400, mimetype="text/plain") if wrong else None
+            return
+        if wrong := misfit(app.callback_map, request.get_json() if request.is_json else None):
+            bodies.refuse(wrong)
 
     @server.errorhandler(HTTPException)
     def say_shortly(error: HTTPException) -> Response:
@@ -236,7 +234,7 @@ def _is_name(changed: object) -> bool:
     if not isinstance(changed, str) or "." not in changed:
         return False
     try:
-        return not changed.startswith("{") or isinstance(json.loads(changed.rsplit(".", 1)[0]), dict)
+        return not changed.startswith("{") or isinstance(bodies.parse(changed.rsplit(".", 1)[0]), dict)
     except ValueError:
         return False
 

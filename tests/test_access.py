@@ -407,6 +407,13 @@ def test_json_that_is_nested_very_deeply_is_refused(server: Flask):
     assert answer.status_code == 400
 
 
+def test_what_is_typed_to_sign_in_is_text(server: Flask):
+    for given in ({"name": "ann\0"}, {"name": "ann", "password": "\0"}, {"name": "ann", "next": "/\0"}):
+        answer = server.test_client().post("/sign-in", data=given)
+        assert answer.status_code == 400
+        assert re.fullmatch(r"a text has a NUL in it; in the log as error [0-9a-f]{8}", answer.text)
+
+
 # --- signing in ---
 
 
@@ -428,7 +435,7 @@ def test_signing_in_leads_to_what_was_asked_for(server: Flask):
     [
         *("", "//evil.example", "///evil.example", "/\\evil.example", "\\\\evil.example", "https://evil.example"),
         *("javascript:alert(1)", "evil.example", "/\t/evil.example", "\t//evil.example", " /x", "/\n/evil.example"),
-        *("http:evil.example", "/x\\..\\\\evil", "/\x00", "?x", "#x", "data:text/html,x"),
+        *("http:evil.example", "/x\\..\\\\evil", "/\x01", "?x", "#x", "data:text/html,x"),
     ],
 )
 def test_signing_in_never_leads_to_another_site(server: Flask, address: str):
