@@ -46,11 +46,12 @@ DRAWINGS = (
     head_attention.DRAWING,
 )
 
-# theme.js stands in the head, so that a dark page is dark before it is painted, and headscope.js, as other scripts use
-# it; the rest is loaded by Dash.
+# first.js stands in the page itself, before all others. theme.js stands in the head, so that a dark
+# page is dark before it is painted, and headscope.js, as other scripts use it; the rest is loaded by Dash.
 PAGE = """<!DOCTYPE html>
 <html lang="en" data-bs-theme="light">
 <head>
+<script>FIRST</script>
 {%metas%}
 <title>{%title%}</title>
 <link rel="icon" type="image/svg+xml" href="MARK">
@@ -75,7 +76,7 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
         title="Headscope",
         update_title=None,  # None keeps the title still while views draw
         assets_folder=str(ASSETS),
-        assets_ignore=r"(theme|headscope)\.js",
+        assets_ignore=r"(first|theme|headscope)\.js",
         compress=True,
         health_endpoint="health",
         serve_locally=True,
@@ -83,7 +84,8 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     # Within the page: browsers fetch an icon anew for each address, and every selection is one.
     mark = f"data:image/svg+xml,{quote((ASSETS / 'mark.svg').read_text())}"
     page = PAGE.replace("ASSETS", app.get_asset_url("").rstrip("/")).replace("MARK", mark)
-    app.index_string = page.replace("COLOURS", theme.css())
+    first = (ASSETS / "first.js").read_text()
+    app.index_string = page.replace("COLOURS", theme.css()).replace("FIRST", first)
     access.guard(app.server, settings)
     bodies.guard(app.server)
     outgoing = leaving(desk)
@@ -100,7 +102,7 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     exports.add_routes(app.server, shelf, outgoing)
     uploads.add_routes(app.server, settings, desk)
     pictures.add_routes(app.server, settings, shelf, desk)
-    routes.guard(app)
+    routes.guard(app, first)
     return app
 
 

@@ -4,7 +4,10 @@ import io
 import json
 import logging
 import secrets
+from base64 import b64encode
+from collections.abc import Iterable
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -135,12 +138,16 @@ def image_words(study: Study, index: int) -> dict[str, str]:
 # --- what is refused ---
 
 
-def guard(app: Dash) -> None:
-    """Answer with 4xx and one line what the page cannot have sent, and let the page load from here only."""
+def guard(app: Dash, *inline: str) -> None:
+    """Answer with 4xx and one line what the page cannot have sent, and let the page load from here only.
+
+    Args:
+        inline: Scripts that stand in the page itself, besides Dash's own.
+    """
     server: Flask = app.server
     server.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
     callbacks = f"{app.config.requests_pathname_prefix}_dash-update-component"
-    policy = _content_policy(app)
+    policy = _content_policy(app, inline)
 
     @server.before_request
     def refuse_malformed() -> None:
@@ -179,9 +186,10 @@ def guard(app: Dash) -> None:
         return response
 
 
-def _content_policy(app: Dash) -> str:
+def _content_policy(app: Dash, inline: Iterable[str]) -> str:
     """Only this server's scripts and pictures. plotly.js needs eval for WebGL, and Dash inline styles."""
-    scripts = " ".join(["'self'", "'unsafe-eval'", *app.csp_hashes()])
+    hashes = (b64encode(sha256(script.encode()).digest()).decode() for script in inline)
+    scripts = " ".join(["'self'", "'unsafe-eval'", *app.csp_hashes(), *(f"'sha256-{each}'" for each in hashes)])
     return (
         f"default-src 'self'; script-src {scripts}; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
