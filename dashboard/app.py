@@ -46,7 +46,7 @@ DRAWINGS = (
     head_attention.DRAWING,
 )
 
-# first.js stands in the page itself, before all others. theme.js stands in the head, so that a dark
+# first.js stands in the page itself: it says so if another does not arrive. theme.js stands in the head, so that a dark
 # page is dark before it is painted, and headscope.js, as other scripts use it; the rest is loaded by Dash.
 PAGE = """<!DOCTYPE html>
 <html lang="en" data-bs-theme="light">
