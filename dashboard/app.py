@@ -1,6 +1,7 @@
 """How does the page come together? Its views, its writer and its routes, in one Dash app."""
 
 import gc
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -34,6 +35,11 @@ from store.settings import Settings
 from workers.queue import Desk
 
 ASSETS = Path(__file__).with_name("assets")
+
+# What `serve` has open at most. A browser keeps up to six connections; who means harm opens thousands and says nothing:
+# each has its place until it has been silent for so long. Each request looks through all of them.
+MOST_FILES, OTHER_FILES = 2_224, 224
+SILENT_SECONDS = 30
 
 DRAWINGS = (
     *header.DRAWINGS,
@@ -150,6 +156,16 @@ def create_server(settings: Settings) -> Flask:
     return server
 
 
+def room_for_connections() -> int:
+    """How many connections are held at a time, once this process may open as many files as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (MOST_FILES if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
+    if soft < min(hard, MOST_FILES):
+        soft = min(hard, MOST_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return max(100, min(soft, MOST_FILES) - OTHER_FILES)
+
+
 def serve(settings: Settings) -> None:
     """Answer on the host and port of the settings until the process is stopped."""
     server = create_server(settings)
@@ -160,7 +176,9 @@ def serve(settings: Settings) -> None:
         port=settings.port,
         threads=settings.threads,
         ident="headscope",
-        connection_limit=800,  # a browser keeps up to six open; waitress's own limit is that of seventeen people
+        connection_limit=room_for_connections(),
+        channel_timeout=SILENT_SECONDS,
+        cleanup_interval=5,
         asyncore_use_poll=True,  # select ends at 1,024 files
         max_request_header_size=one_length.MOST_HEAD,
         max_request_body_size=uploads.MOST_BODY,  # waitress writes a request down before anybody decides on it
