@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from store.env_file import write_env
+from store.env_file import tls_problem, write_env
 from store.errors import StoreError, StudyNotFoundError
 from store.manifest import verify as verify_study
 from store.paths import study_path
@@ -328,6 +328,9 @@ def init(
     """Prepare a server for a team: write .env, with new secrets, for docker-compose.yml in this folder."""
     with _mistakes():
         written = write_env(Path(), host or (), port, gpu=gpu)
+        problem = tls_problem(Path())
+    if problem:
+        err.print(f"the proxy will not start: {problem}", markup=False)
     out.print(f"wrote {written}, which only you can read, and made data/. Now:", markup=False)
     print("  docker compose run --rm --no-deps web headscope user add YOUR-NAME --role admin")
     print("  docker compose up --detach --build --wait")

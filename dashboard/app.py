@@ -1,6 +1,7 @@
 """How does the page come together? Its views, its writer and its routes, in one Dash app."""
 
 import gc
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -9,7 +10,7 @@ import waitress
 from dash import Dash, html
 from flask import Flask
 
-from dashboard import access, exports, one_length, pictures, routes, theme, uploads, writer
+from dashboard import access, bodies, exports, one_length, pictures, routes, theme, uploads, writer
 from dashboard.data import Shelf
 from dashboard.exports import Export
 from dashboard.offers import Offers
@@ -35,6 +36,11 @@ from workers.queue import Desk
 
 ASSETS = Path(__file__).with_name("assets")
 
+# What `serve` has open at most. A browser keeps up to six connections; who means harm opens thousands and says nothing:
+# each has its place until it has been silent for so long. Each request looks through all of them.
+MOST_FILES, OTHER_FILES = 2_224, 224
+SILENT_SECONDS = 30
+
 DRAWINGS = (
     *header.DRAWINGS,
     *image_overview.DRAWINGS,
@@ -46,11 +52,12 @@ DRAWINGS = (
     head_attention.DRAWING,
 )
 
-# theme.js stands in the head, so that a dark page is dark before it is painted, and headscope.js, as other scripts use
-# it; the rest is loaded by Dash.
+# first.js stands in the page itself: it says so if another does not arrive. theme.js stands in the head, so that a dark
+# page is dark before it is painted, and headscope.js, as other scripts use it; the rest is loaded by Dash.
 PAGE = """<!DOCTYPE html>
 <html lang="en" data-bs-theme="light">
 <head>
+<script>FIRST</script>
 {%metas%}
 <title>{%title%}</title>
 <link rel="icon" type="image/svg+xml" href="MARK">
@@ -75,7 +82,7 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
         title="Headscope",
         update_title=None,  # None keeps the title still while views draw
         assets_folder=str(ASSETS),
-        assets_ignore=r"(theme|headscope)\.js",
+        assets_ignore=r"(first|theme|headscope)\.js",
         compress=True,
         health_endpoint="health",
         serve_locally=True,
@@ -83,8 +90,10 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     # Within the page: browsers fetch an icon anew for each address, and every selection is one.
     mark = f"data:image/svg+xml,{quote((ASSETS / 'mark.svg').read_text())}"
     page = PAGE.replace("ASSETS", app.get_asset_url("").rstrip("/")).replace("MARK", mark)
-    app.index_string = page.replace("COLOURS", theme.css())
+    first = (ASSETS / "first.js").read_text()
+    app.index_string = page.replace("COLOURS", theme.css()).replace("FIRST", first)
     access.guard(app.server, settings)
+    bodies.guard(app.server)
     outgoing = leaving(desk)
     app.layout = lambda: layout(shelf, outgoing)
     app.validation_layout = html.Div([layout(shelf, outgoing), new_study.form()])  # everything that may come
@@ -99,7 +108,7 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     exports.add_routes(app.server, shelf, outgoing)
     uploads.add_routes(app.server, settings, desk)
     pictures.add_routes(app.server, settings, shelf, desk)
-    routes.guard(app)
+    routes.guard(app, first)
     return app
 
 
@@ -147,6 +156,16 @@ def create_server(settings: Settings) -> Flask:
     return server
 
 
+def room_for_connections() -> int:
+    """How many connections are held at a time, once this process may open as many files as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (MOST_FILES if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
+    if soft < min(hard, MOST_FILES):
+        soft = min(hard, MOST_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return max(100, min(soft, MOST_FILES) - OTHER_FILES)
+
+
 def serve(settings: Settings) -> None:
     """Answer on the host and port of the settings until the process is stopped."""
     server = create_server(settings)
@@ -157,7 +176,9 @@ def serve(settings: Settings) -> None:
         port=settings.port,
         threads=settings.threads,
         ident="headscope",
-        connection_limit=800,  # a browser keeps up to six open; waitress's own limit is that of seventeen people
+        connection_limit=room_for_connections(),
+        channel_timeout=SILENT_SECONDS,
+        cleanup_interval=5,
         asyncore_use_poll=True,  # select ends at 1,024 files
         max_request_header_size=one_length.MOST_HEAD,
         max_request_body_size=uploads.MOST_BODY,  # waitress writes a request down before anybody decides on it

@@ -28,8 +28,9 @@ from store.errors import StoreError
 Columns = Mapping[str, Any]  # columns by name, lists or arrays, all of one length; ids come first
 
 ROWS = 10_000  # of a CSV that are written at a time
-# A spreadsheet takes a text that begins so for a formula; the apostrophe that it is given makes it a text again.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# Where a spreadsheet takes a text for a formula, which an apostrophe prevents: at its beginning, and after what parts
+# cells in some countries. Those of East Asia take wide signs too; blanks and quotes before a sign are passed over.
+FORMULA = re.compile(r"""^(?=[\t\r\n])|(?:^|(?<=[;\t\r\n]))(?=[\s"]*[=+\-@＝＋－＠﹦﹢﹣﹫])""")
 LONGEST_PART = 40  # of a file's name
 
 
@@ -87,10 +88,10 @@ def file_name(known: StudyFacts, chosen: Selection, name: str) -> str:
 
 
 def csv_lines(columns: Columns) -> Iterator[str]:
-    """The columns as CSV (RFC 4180), some thousand rows at a time. NaN is an empty cell.
+    """The columns as CSV (RFC 4180), all cells in quotes, some thousand rows at a time. NaN is an empty cell.
 
     A number has as many digits as tell it from its neighbours of its type. A text that a spreadsheet would take for a
-    formula gets an apostrophe before it.
+    formula, in whole or from a sign in it on, gets an apostrophe there.
 
     Raises:
         ValueError: The columns differ in length.
@@ -102,14 +103,14 @@ def csv_lines(columns: Columns) -> Iterator[str]:
 
 
 def _lines(columns: Columns, rows: int) -> Iterator[str]:
-    yield _written([list(columns)])
+    yield _written([map(_cell, columns)])
     for start in range(0, rows, ROWS):
         yield _written(zip(*(_cells(column[start : start + ROWS]) for column in columns.values()), strict=True))
 
 
 def _written(rows: Iterable[Iterable[Any]]) -> str:
     text = io.StringIO()
-    csv.writer(text).writerows(rows)
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerows(rows)
     return text.getvalue()
 
 
@@ -125,8 +126,7 @@ def _cells(column: Any) -> list[Any]:
 def _cell(value: Any) -> str:
     if value is None or value != value:  # NaN alone differs from itself
         return ""
-    text = str(value)
-    return "'" + text if isinstance(value, str) and text.startswith(FORMULA) else text
+    return FORMULA.sub("'", value) if isinstance(value, str) else str(value)
 
 
 # --- lines that give the same numbers ---

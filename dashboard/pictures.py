@@ -50,11 +50,13 @@ def add_routes(server: Flask, settings: Settings, shelf: Shelf, desk: Desk) -> N
 
     @server.delete("/uploads/pictures/<upload_id>")
     def remove_picture(upload_id: str) -> tuple[str, int]:
-        if job_id := request.args.get("job", ""):
-            job = _job(desk, upload_id, job_id)
-            if job.state not in ENDED:
-                desk.cancel(job.id, access.current().name)
-        found = kept.find(settings.pictures, upload_id)
+        if not (job_id := request.args.get("job", "")):
+            kept.remove(_own(settings, upload_id))  # what is still being sent has no job
+            return "", 204
+        job = _job(desk, upload_id, job_id)
+        if job.state not in ENDED:
+            desk.cancel(job.id, access.current().name)
+        found = kept.find(settings.pictures, upload_id)  # its job may have removed it
         if found is not None and uploads.visible([found]):
             kept.remove(found)
         return "", 204

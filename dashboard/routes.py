@@ -4,7 +4,10 @@ import io
 import json
 import logging
 import secrets
+from base64 import b64encode
+from collections.abc import Iterable
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from flask import Flask, Response, abort, request
 from PIL import Image
 from werkzeug.exceptions import HTTPException
 
+from dashboard import bodies
 from dashboard.data import Shelf, StudyFacts, predictions, read
 from dashboard.selection import head_label
 from dashboard.views import jobs
@@ -27,6 +31,7 @@ log = logging.getLogger(__name__)
 
 HASH_DIGITS = 16  # of the content hash in an address: 64 bits, enough that no two studies of a name share it
 MOST_BYTES = 1_000_000  # of a request: a selection and a click are some hundred
+HTTPS_ONLY = "max-age=2592000"  # 30 days, in which a browser that came by https calls this name by nothing else
 
 
 def pictures_url(known: StudyFacts) -> str:
@@ -133,22 +138,23 @@ def image_words(study: Study, index: int) -> dict[str, str]:
 # --- what is refused ---
 
 
-def guard(app: Dash) -> None:
-    """Answer with 4xx and one line what the page cannot have sent, and let the page load from here only."""
+def guard(app: Dash, *inline: str) -> None:
+    """Answer with 4xx and one line what the page cannot have sent, and let the page load from here only.
+
+    Args:
+        inline: Scripts that stand in the page itself, besides Dash's own.
+    """
     server: Flask = app.server
     server.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
     callbacks = f"{app.config.requests_pathname_prefix}_dash-update-component"
-    policy = _content_policy(app)
+    policy = _content_policy(app, inline)
 
     @server.before_request
-    def refuse_malformed() -> Response | None:
+    def refuse_malformed() -> None:
         if request.path != callbacks or request.method != "POST":
-            return None
-        try:
-            wrong = misfit(app.callback_map, request.get_json(silent=True))
-        except RecursionError:
-            wrong = "the body is nested too deeply"
-        return Response(wrong, status=400, mimetype="text/plain") if wrong else None
+            return
+        if wrong := misfit(app.callback_map, request.get_json() if request.is_json else None):
+            bodies.refuse(wrong)
 
     @server.errorhandler(HTTPException)
     def say_shortly(error: HTTPException) -> Response:
@@ -175,12 +181,15 @@ def guard(app: Dash) -> None:
         response.headers.setdefault("Content-Security-Policy", policy)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "same-origin"
+        if request.is_secure:
+            response.headers["Strict-Transport-Security"] = HTTPS_ONLY
         return response
 
 
-def _content_policy(app: Dash) -> str:
+def _content_policy(app: Dash, inline: Iterable[str]) -> str:
     """Only this server's scripts and pictures. plotly.js needs eval for WebGL, and Dash inline styles."""
-    scripts = " ".join(["'self'", "'unsafe-eval'", *app.csp_hashes()])
+    hashes = (b64encode(sha256(script.encode()).digest()).decode() for script in inline)
+    scripts = " ".join(["'self'", "'unsafe-eval'", *app.csp_hashes(), *(f"'sha256-{each}'" for each in hashes)])
     return (
         f"default-src 'self'; script-src {scripts}; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -233,7 +242,7 @@ def _is_name(changed: object) -> bool:
     if not isinstance(changed, str) or "." not in changed:
         return False
     try:
-        return not changed.startswith("{") or isinstance(json.loads(changed.rsplit(".", 1)[0]), dict)
+        return not changed.startswith("{") or isinstance(bodies.parse(changed.rsplit(".", 1)[0]), dict)
     except ValueError:
         return False
 

@@ -23,8 +23,6 @@ from dashboard.image_sets import (
     without,
 )
 
-# Id of the dcc.Store that holds it. `writer` alone writes it; every view draws from it.
-
 # What the image overview can be coloured by; "plain" is for a model without a classifier.
 COLOURS = ("class", "probability", "prediction", "importance", "plain")
 
@@ -515,8 +513,6 @@ def find_image(chosen: Selection, facts: Facts, text: str) -> tuple[Selection, s
 
 
 # --- keys ---
-
-KEYS = ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "[", "]", "b", "u", "Escape")
 
 
 def after_key(chosen: Selection, facts: Facts, key: object, among: Sequence[int] | None = None) -> Selection:

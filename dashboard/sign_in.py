@@ -14,7 +14,7 @@ from flask import Flask, redirect, render_template_string, request, session
 from flask.sessions import SecureCookieSessionInterface
 from markupsafe import Markup
 
-from dashboard import theme
+from dashboard import bodies, theme
 from store.accounts import AccountError, Accounts, TooManyFailuresError, User
 from store.settings import Settings
 
@@ -100,7 +100,7 @@ def add_routes(server: Flask, accounts: Accounts, settings: Settings) -> None:
     @server.post(IN)
     def check_sign_in() -> Any:
         request.max_content_length = MOST_TYPED
-        name, password, then = (request.form.get(field, "") for field in ("name", "password", "next"))
+        name, password, then = map(bodies.field, ("name", "password", "next"))
         then = own_path(then)
         try:
             user = accounts.sign_in(name, password, request.remote_addr or "")

@@ -7,7 +7,6 @@ gestures┘              └─> every view that shows it otherwise than before,
 One request does all of it, with few outputs: around each, the browser looks through all components of the page.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,6 +17,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html,
 from dash.exceptions import PreventUpdate
 from plotly.io.json import to_json_plotly
 
+from dashboard import bodies
 from dashboard.data import STUDIES_OPEN, Shelf, StudyFacts, facts, indices_of
 from dashboard.drawing import SCRIPTED, TOLD, Drawing, anew, sent
 from dashboard.image_sets import corners_of
@@ -311,8 +311,8 @@ def register(app: Dash, shelf: Shelf, drawings: Sequence[Drawing]) -> None:
 def held(said: object) -> dict[str, Any]:
     """What the page holds, as it says itself; nothing if that is no sense."""
     try:
-        last = json.loads(said) if isinstance(said, str) else None
-    except (ValueError, RecursionError):
+        last = bodies.parse(said) if isinstance(said, str) else None
+    except ValueError:
         return {}
     return last if isinstance(last, dict) else {}
 

@@ -16,10 +16,14 @@ fail() {
     exit 1
 }
 
-# The certificate, once it is there.
-if [ -e "$tls/cert.pem" ] || [ -e "$tls/key.pem" ]; then
+# The certificate, once it is there. A link leads nowhere from here, and a folder of root's hides what is in it: neither
+# is taken for "no certificate", by which passwords would cross the network as they are typed.
+mine="user $(id -u) may not read it; on the host, run sudo chown $(id -u):$(id -g) on it, then docker compose restart proxy"
+[ ! -d "$tls" ] || [ -x "$tls" ] || fail "$tls, the folder of the certificate: $mine"
+if [ -e "$tls/cert.pem" ] || [ -e "$tls/key.pem" ] || [ -L "$tls/cert.pem" ] || [ -L "$tls/key.pem" ]; then
     for file in cert.pem key.pem; do
-        [ -r "$tls/$file" ] || fail "$tls/$file is not there, or user $(id -u) may not read it; https needs cert.pem and key.pem"
+        [ -e "$tls/$file" ] || fail "$tls/$file is not there, or a link; https needs cert.pem and key.pem themselves"
+        [ -r "$tls/$file" ] || fail "$tls/$file: $mine"
     done
     cat >"$run/listen.conf" <<END
 listen $listen ssl http2;

@@ -19,9 +19,6 @@ QUERIES = 2_000
 QUERIES_BY_GROUP = 100_000
 # Points laid out a second time.
 SAMPLE = 5_000
-# Below this agreement another run would draw most of a point's neighbours otherwise, and the map deserves a warning.
-# Noise without structure agrees by 0.2 (32 dimensions) to 0.3 (10), heads' real vectors by 0.65 to 0.8, clusters 0.9.
-DOUBTFUL = 0.5
 # Numbers in one block of distances: 256 MiB in float64.
 BLOCK = 1 << 25
 

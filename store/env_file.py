@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from store.settings import is_loopback
 ENV, COMPOSE = ".env", "docker-compose.yml"
 SOMEBODY = 10001  # the user of the containers where root begins: nobody else's number on most systems
 FOLDERS = ("studies", "images", "models", "uploads")
+TLS, CERTIFICATE = Path("deploy/tls"), ("cert.pem", "key.pem")
 
 TEXT = """\
 # Written by `headscope init` for docker-compose.yml. It holds secrets: keep it to yourself, and keep a copy.
@@ -33,7 +35,7 @@ HEADSCOPE_HOSTS={hosts}
 HEADSCOPE_DATA=./data
 HEADSCOPE_IMAGES=./data/images
 HEADSCOPE_MODELS=./data/models
-HEADSCOPE_TLS=./deploy/tls
+HEADSCOPE_TLS=./{tls}
 
 # With a GPU.
 {gpu}COMPOSE_FILE=docker-compose.yml:docker-compose.gpu.yml
@@ -61,6 +63,7 @@ def write_env(folder: Path, hosts: Iterable[str], port: int, *, gpu: bool) -> Pa
         address="0.0.0.0" if names else "127.0.0.1",
         port=port,
         hosts=",".join(names),
+        tls=TLS,
         gpu="" if gpu else "# ",
     )
     try:
@@ -78,6 +81,31 @@ def write_env(folder: Path, hosts: Iterable[str], port: int, *, gpu: bool) -> Pa
         if uid != SOMEBODY:  # whoever called sudo
             _give(path, uid, gid)
     return path
+
+
+def tls_problem(folder: Path) -> str:
+    """Why the proxy could not read the certificate and its key, and what to run; empty if it can, or there are none.
+
+    The containers run as the user of `_owner`, who is not whoever may read everything here.
+    """
+    uid, gid = _owner(os.environ)
+    files = [folder / TLS / name for name in CERTIFICATE]
+    if any(os.path.lexists(path) for path in files):
+        for path in (folder / TLS, *files):
+            at = path.relative_to(folder)
+            if path.is_symlink():
+                return f"{at} is a link, which leads nowhere in the proxy's container; put the file itself there"
+            if not path.exists():
+                return f"{at} is not there; https needs {' and '.join(CERTIFICATE)}"
+            if not _may_read(path.stat(), uid, gid):
+                return f"the proxy runs as user {uid}, who cannot read {at}; run `sudo chown {uid}:{gid} {at}`"
+    return ""
+
+
+def _may_read(found: os.stat_result, uid: int, gid: int) -> bool:
+    """Whether a user may read a file, or what lies in a folder."""
+    owns = 6 if found.st_uid == uid else 3 if found.st_gid == gid else 0  # of the mode's bits
+    return bool(found.st_mode >> owns & (stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else stat.S_IROTH))
 
 
 def _owner(environ: Mapping[str, str]) -> tuple[int, int]:

@@ -407,6 +407,13 @@ def test_json_that_is_nested_very_deeply_is_refused(server: Flask):
     assert answer.status_code == 400
 
 
+def test_what_is_typed_to_sign_in_is_text(server: Flask):
+    for given in ({"name": "ann\0"}, {"name": "ann", "password": "\0"}, {"name": "ann", "next": "/\0"}):
+        answer = server.test_client().post("/sign-in", data=given)
+        assert answer.status_code == 400
+        assert re.fullmatch(r"a text has a NUL in it; in the log as error [0-9a-f]{8}", answer.text)
+
+
 # --- signing in ---
 
 
@@ -428,7 +435,7 @@ def test_signing_in_leads_to_what_was_asked_for(server: Flask):
     [
         *("", "//evil.example", "///evil.example", "/\\evil.example", "\\\\evil.example", "https://evil.example"),
         *("javascript:alert(1)", "evil.example", "/\t/evil.example", "\t//evil.example", " /x", "/\n/evil.example"),
-        *("http:evil.example", "/x\\..\\\\evil", "/\x00", "?x", "#x", "data:text/html,x"),
+        *("http:evil.example", "/x\\..\\\\evil", "/\x01", "?x", "#x", "data:text/html,x"),
     ],
 )
 def test_signing_in_never_leads_to_another_site(server: Flask, address: str):
@@ -474,6 +481,10 @@ def test_a_proxy_is_believed_only_where_one_is_set(server: Flask, settings: Sett
     told = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.1"}
     assert "Secure" in sent(behind.test_client(), "ann", headers=told).headers["Set-Cookie"]
     assert "Secure" not in sent(server.test_client(), "ann", headers=told).headers["Set-Cookie"]
+    for address in ("/", "/sign-in", "/health", "/jobs.json"):  # answers of every kind
+        assert "max-age=" in behind.test_client().get(address, headers=told).headers["Strict-Transport-Security"]
+        assert "Strict-Transport-Security" not in behind.test_client().get(address).headers
+        assert "Strict-Transport-Security" not in server.test_client().get(address, headers=told).headers
     # A name is tried from many addresses, an address tries many names.
     statuses = {"believed": [], "not": []}
     for number in range(MOST_FAILURES + 3):

@@ -6,6 +6,7 @@ import gc
 import json
 import random
 import re
+import resource
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from dash.development.base_component import Component
 from PIL import Image
 
 from dashboard import routes, writer
-from dashboard.app import ASSETS, DRAWINGS, create_app, create_server
+from dashboard.app import ASSETS, DRAWINGS, create_app, create_server, room_for_connections
 from dashboard.data import Shelf, StudyFacts, facts, large, per_image, predictions, read, summary, table
 from dashboard.drawing import BODY, anew
 from dashboard.selection import COLOURS, Selection, default, fits, to_search
@@ -578,7 +579,7 @@ def test_a_caption_says_what_is_known(client: Any, shelf: Shelf):
 def test_a_picture_that_is_not_there_is_404_or_the_page_and_never_an_error(client: Any, shelf: Shelf, path: str):
     answer = client.get(path.format(pictures=pictures(shelf)))
     # Dash answers every address that is no route with the page itself.
-    assert answer.status_code == 404 or b"react-entry-point" in answer.data
+    assert answer.status_code == (400 if "%00" in path else 404) or b"react-entry-point" in answer.data
     assert b"Traceback" not in answer.data
 
 
@@ -717,6 +718,26 @@ def test_calls_with_anything_changed_are_answered_or_refused(app: Dash, client: 
     # Both kinds were tried: what is refused before it reaches a callback, and what does reach one.
     assert min(statuses[400], statuses[200] + statuses[204]) > calls / 10
     assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "most", "raised"),
+    [
+        (1_024, 20_000, 2_000, (2_224, 20_000)),
+        (1_024, 1_024, 800, None),
+        (20_000, 20_000, 2_000, None),
+        (1_024, resource.RLIM_INFINITY, 2_000, (2_224, resource.RLIM_INFINITY)),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 2_000, None),
+    ],
+)
+def test_a_server_holds_as_many_connections_as_it_may_have_files(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, most: int, raised: tuple[int, int] | None
+):
+    made = []
+    monkeypatch.setattr(resource, "getrlimit", lambda of: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda of, limits: made.append(limits))
+    assert room_for_connections() == most
+    assert made == ([raised] if raised else [])
 
 
 def test_a_server_leaves_what_it_started_with_out_of_garbage_collections(data: Path):

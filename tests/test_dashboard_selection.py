@@ -1,9 +1,13 @@
 """What is picked: every gesture gives the next selection, and every selection is an address."""
 
+import json
+import re
+import string
 from dataclasses import replace
 
 import pytest
 
+from dashboard.app import ASSETS
 from dashboard.image_sets import Ids, conditions_of
 from dashboard.selection import (
     MOST_IN_BASKET,
@@ -351,6 +355,13 @@ def test_escape_takes_one_thing_back_after_the_other_and_other_keys_do_nothing()
     assert chosen == replace(START, image=None) == after_key(chosen, FACTS, "Escape")
     for key in ("x", "Enter", "", None, 3, []):
         assert after_key(START, FACTS, key) == START
+
+
+def test_the_page_sends_the_keys_that_move_the_selection_and_no_others():
+    sent = json.loads(re.search(r"const MOVES = (\[.*?\]);", (ASSETS / "keys.js").read_text())[1])
+    chosen = replace(START, layer=1, images="class:1")
+    moves = [key for key in {*sent, *string.printable, "Enter", "Tab"} if after_key(chosen, FACTS, key) != chosen]
+    assert sorted(moves) == sorted(sent)
 
 
 def test_a_key_puts_the_head_in_the_basket_and_one_takes_the_last_condition_back():

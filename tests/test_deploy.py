@@ -307,6 +307,41 @@ def test_the_data_of_root_is_given_to_whom_the_containers_run_as(clone, monkeypa
     assert set(given.values()) == {(1001, 1002)}
 
 
+@pytest.mark.parametrize(
+    ("mode", "folder", "readable"),
+    [(0o600, 0o755, False), (0o640, 0o755, False), (0o604, 0o755, True), (0o644, 0o700, False)],
+)
+def test_init_says_that_the_proxy_cannot_read_a_key_of_somebody_elses(clone, monkeypatch, mode, folder, readable):
+    tls = clone / "deploy" / "tls"
+    tls.mkdir(parents=True)
+    for name in ("cert.pem", "key.pem"):
+        (tls / name).write_text("")
+        (tls / name).chmod(0o644)
+    (tls / "key.pem").chmod(mode)
+    tls.chmod(folder)
+    monkeypatch.setattr(env_file, "_give", lambda path, uid, gid: None)
+    monkeypatch.setattr(env_file, "_owner", lambda environ: (os.getuid(), 1002))
+    assert init().stderr == ""
+    (clone / ".env").unlink()
+    monkeypatch.setattr(env_file, "_owner", lambda environ: (1001, 1002))
+    done = init()
+    assert done.exit_code == 0
+    said = " ".join(done.stderr.split())
+    found = "deploy/tls" if folder == 0o700 else "deploy/tls/key.pem"
+    assert (f"user 1001, who cannot read {found}; run `sudo chown 1001:1002 {found}`" in said) != readable
+    assert bool(said) != readable
+
+
+@pytest.mark.parametrize(("make", "said"), [("missing", "is not there"), ("link", "is a link")])
+def test_init_says_that_there_is_half_a_certificate(clone, make, said):
+    tls = clone / "deploy" / "tls"
+    tls.mkdir(parents=True)
+    (tls / "cert.pem").write_text("")
+    if make == "link":
+        (tls / "key.pem").symlink_to("/etc/hostname")
+    assert f"deploy/tls/key.pem {said}" in " ".join(init().stderr.split())
+
+
 # --- headscope fetch ---
 
 
@@ -510,12 +545,40 @@ def test_the_proxy_refuses_what_would_let_anybody_be_anybody(nginx, tmp_path, gi
     assert said in done.stderr
 
 
-def test_half_a_certificate_is_refused(nginx, tmp_path, certificate):
-    certificate.with_name("key.pem").unlink()
-    command, environ = proxy("check", places=nginx, run=tmp_path, proxy_tls=certificate.parent)
-    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+def refused_certificate(nginx, run, tls, **options):
+    """The one line that the proxy says of a certificate that it does not take."""
+    command, environ = proxy("check", places=nginx, run=run, proxy_tls=tls)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, **options)
     assert done.returncode == 1
-    assert "needs cert.pem and key.pem" in done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_half_a_certificate_is_refused(nginx, tmp_path, certificate, link):
+    certificate.with_name("key.pem").unlink()
+    if link:
+        certificate.unlink()
+        certificate.symlink_to("/etc/letsencrypt/live/nowhere/fullchain.pem")
+    assert "https needs cert.pem and key.pem" in refused_certificate(nginx, tmp_path, certificate.parent)
+
+
+@pytest.mark.parametrize("closed", ["key.pem", "the folder"])
+def test_a_key_that_the_proxy_may_not_read_is_said_with_what_to_run(nginx, certificate, closed):
+    uid, gid, options = os.getuid(), os.getgid(), {}
+    if uid == 0:  # who may read everything
+        uid, gid = 10001, 10001
+        options = {"user": uid, "group": gid, "extra_groups": []}
+    with tempfile.TemporaryDirectory() as folder:  # which others may look into
+        tls = Path(shutil.copytree(certificate.parent, f"{folder}/tls"))
+        for path, mode in ((Path(folder), 0o755), (tls, 0o755), (tls / "cert.pem", 0o644), (tls / "key.pem", 0o644)):
+            path.chmod(mode)
+        where = tls if closed == "the folder" else tls / closed
+        where.chmod(0)
+        said = refused_certificate(nginx, folder, tls, **options)
+        where.chmod(0o700)
+    assert f"proxy: {where}" in said
+    assert f"user {uid} may not read it; on the host, run sudo chown {uid}:{gid}" in said
 
 
 class Echo(BaseHTTPRequestHandler):

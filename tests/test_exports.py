@@ -96,23 +96,39 @@ def test_what_is_no_number_is_an_empty_cell():
     assert read_back(columns)[1:] == [["1.0", "", ""], ["", "2.5", "x"]]
 
 
+FORMULAS = {
+    **{text: f"'{text}" for text in ("=1+1", "+1", "-1", "@sum(A1)", "\tx", "\rx", "\nx", " =1", '"=1')},
+    **{text: f"'{text}" for text in ("＝1+1", "＋1", "－1", "＠sum(A1)", "﹦1")},
+    "a;=1": "a;'=1",
+    'a; "=1': "a;' \"=1",
+    "a\t+1": "a\t'+1",
+    "two\n@lines": "two\n'@lines",
+    "\n=1": "'\n'=1",
+    **{text: text for text in ("a=1", "", "a, -b", "x;y", "\u22121")},
+}
+
+
 def test_a_text_that_a_spreadsheet_would_run_is_made_a_text_and_a_number_stays_one():
-    texts = ["=1+1", "+1", "-1", "@sum(A1)", "\tx", "\rx", "a=1", ""]
-    rows = read_back({"text": texts, "number": np.arange(len(texts)) - 5.0})[1:]
-    assert [row[0] for row in rows] == [*(f"'{text}" for text in texts[:6]), "a=1", ""]
+    rows = read_back({"text": list(FORMULAS), "number": np.arange(len(FORMULAS)) - 5.0})[1:]
+    assert [row[0] for row in rows] == list(FORMULAS.values())
     assert rows[0][1] == "-5.0"
+    assert read_back({"=1": [1]})[0] == ["'=1"]
+
+
+def test_every_cell_is_in_quotes():
+    columns = {"a": ["x;y", None], "b": np.array([-1.5, np.nan]), "c": [1, 2]}
+    assert "".join(csv_lines(columns)) == '"a","b","c"\r\n"x;y","-1.5","1"\r\n"","","2"\r\n'
 
 
 def test_commas_quotes_lines_and_other_scripts_survive():
     texts = ['a "b", c', "two\nlines", "größe/後"]
     assert [row[0] for row in read_back({"text": texts})[1:]] == texts
-    assert "".join(csv_lines({"text": ["x"]})) == "text\r\nx\r\n"
 
 
 def test_a_large_export_is_written_in_pieces():
     pieces = list(csv_lines({"row": np.arange(2 * ROWS + 1)}))
     assert [piece.count("\r\n") for piece in pieces] == [1, ROWS, ROWS, 1]
-    assert "".join(csv_lines({"row": []})) == "row\r\n"
+    assert "".join(csv_lines({"row": []})) == '"row"\r\n'
 
 
 def test_columns_of_two_lengths_are_refused():

@@ -402,6 +402,8 @@ def test_to_others_a_private_study_is_as_if_it_were_not_there(lab, page):
     path = f"/uploads/pictures/{name.removeprefix('picture-')}"
     assert page.ask("GET", f"{path}?job={image_job.id}").status_code == 404
     assert page.ask("PUT", f"{path}?at=0&study={AVERAGED}", data=b"x").status_code == 404
+    for job in ("", f"?job={image_job.id}"):
+        assert page.ask("DELETE", path + job).status_code == 404
     body = (page.settings.studies / name / "MANIFEST.json").read_bytes()
     (page.settings.studies / name / "MANIFEST.json").write_bytes(body.replace(b'"ann"', b'"bob"'))
     assert name not in [entry.name for entry in Shelf(page.settings.studies).entries()], "nobody vouches for it"
@@ -447,6 +449,12 @@ def test_what_will_not_become_a_study_is_removed(lab, page):
     path, job = page.send(file)
     assert page.ask("DELETE", f"{path}?job={job}").status_code == 204
     assert page.desk.ledger.job(job).state == "cancelled"
+    assert left(page.settings) == []
+    path = "/uploads/pictures/" + page.ask("POST", "/uploads/pictures", json={"name": "x.png", "bytes": 5}).json["id"]
+    page.user = User("vic", "viewer")
+    assert page.ask("DELETE", path).status_code == 403
+    page.user = User("ann", "analyst")
+    assert [page.ask("DELETE", path).status_code for _ in range(2)] == [204, 404], "it is there once"
     assert left(page.settings) == []
     begun = page.ask("POST", "/uploads/pictures", json={"name": "x.png", "bytes": 5})
     folder = page.settings.pictures / begun.json["id"]

@@ -232,6 +232,11 @@ def _latin(text: str) -> str:
     return text.encode("utf-8", "surrogatepass").decode("latin-1")
 
 
+def is_text(text: str) -> bool:
+    """Whether the page reads it at all."""
+    return "\0" not in text and text == text.encode(errors="replace").decode()
+
+
 def harmless(answer: Any, about: object) -> None:
     """An answer has nothing of a secret, is no fault, and leads nowhere else."""
     assert CANARY.encode() not in answer.data, about
@@ -410,6 +415,9 @@ def test_no_name_that_is_sent_becomes_a_path(lab: Lab, watch: Watch, few: bool):
         before = files_of(lab)
     for text in lab.texts()[:: 5 if few else 1]:
         begun = lab.ask("POST", "/uploads", json={"name": text, "bytes": 3})
+        if not is_text(text):
+            assert begun.status_code == 400, text
+            continue
         assert begun.status_code == 201, text
         (made,) = [each for each in uploads.every(lab.settings.uploads) if each.id != lab.mine.id]
         assert begun.json["name"] == made.name
@@ -443,7 +451,7 @@ def test_nothing_that_is_typed_to_sign_in_leads_to_a_file(lab: Lab, watch: Watch
             sent = {"name": f"n{number}", "password": "x"} | typed
             answer = client.post("/sign-in", data=sent, environ_base=here)
             harmless(answer, text)
-            assert answer.status_code in (401, 429)
+            assert answer.status_code in ((401, 429) if is_text(text) else (400,))
         harmless(client.get("/sign-in", query_string={"next": text}), text)
 
 

@@ -409,7 +409,8 @@ def test_a_viewer_may_not_upload(lab):
 def test_an_id_that_is_none_is_not_found(lab):
     for upload_id in ("..", "%2e%2e", "0" * 24, "x", "A" * 24, "0" * 23 + "%00", "a" * 500):
         for method in ("GET", "PUT", "DELETE"):
-            assert lab.ask(method, f"/uploads/{upload_id}").status_code in (404, 405), (method, upload_id)
+            no = (400,) if "%00" in upload_id else (404, 405)
+            assert lab.ask(method, f"/uploads/{upload_id}").status_code in no, (method, upload_id)
 
 
 # --- removal
