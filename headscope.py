@@ -30,7 +30,19 @@ from store.paths import study_path
 from store.settings import Settings
 from store.study import Study, delete, list_studies, open_published
 from store.work import ENDED, Job, JobNotFoundError
-from workers.jobs import QUEUES, SKIPPABLE, PriceRequest, StudyRequest, key_of
+from workers.jobs import (
+    INTERPOLATIONS,
+    NAMED_CLASSES,
+    OUTPUTS,
+    POOLS,
+    QUEUES,
+    SKIPPABLE,
+    WEIGHTS,
+    PriceRequest,
+    StudyRequest,
+    channels,
+    key_of,
+)
 from workers.terminal import (
     SHORT,
     bars,
@@ -43,6 +55,7 @@ from workers.terminal import (
     print_job,
     print_jobs,
     print_json,
+    say_how_it_is_made,
     say_published,
     stopping,
     tell_price,
@@ -129,7 +142,18 @@ def _study_request(
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: a .safetensors or .pth file.")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Untrained, to try things out.")] = False,
     image_size: Annotated[str | None, typer.Option(help="Pixels, as 224 or 224x336 (height x width).")] = None,
-    classes: Annotated[Path | None, typer.Option(help="The model's class names, one a line, or JSON.")] = None,
+    weights: Annotated[str, typer.Option(help="Of a file that has both: auto, ema or plain.")] = "auto",
+    pool: Annotated[
+        str | None, typer.Option(help="How the head reads the tokens: token, avg, avgmax, max or map.")
+    ] = None,
+    outputs: Annotated[str, typer.Option(help="What the outputs are: auto, classes (one is true) or other.")] = "auto",
+    mean: Annotated[str | None, typer.Option(help="Of normalisation, of 0 to 1: one number, or three R,G,B.")] = None,
+    std: Annotated[str | None, typer.Option(help="Of normalisation, as --mean.")] = None,
+    crop_pct: Annotated[float | None, typer.Option(help="Share of the resized picture that is cropped.")] = None,
+    interpolation: Annotated[str | None, typer.Option(help="bicubic, bilinear, lanczos or nearest.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="The model's class names: a file in their order, or imagenet-1k.")
+    ] = None,
     label_map: Annotated[Path | None, typer.Option(help="CSV of label,class, where labels are not names.")] = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="The folders are not labels.")] = False,
     per_class: Annotated[int | None, typer.Option(help="Only the first so many images of each class.", min=1)] = None,
@@ -145,6 +169,13 @@ def _study_request(
     _one_of("--device", device, ("auto", "cpu", "cuda"))
     for each in skip or ():
         _one_of("--skip", each, SKIPPABLE)
+    _one_of("--weights", weights, WEIGHTS)
+    _one_of("--outputs", outputs, OUTPUTS)
+    for option, given, allowed in (("--pool", pool, POOLS), ("--interpolation", interpolation, INTERPOLATIONS)):
+        if given is not None:
+            _one_of(option, given, allowed)
+    if crop_pct is not None and not 0 < crop_pct <= 1:
+        raise ValueError(f"--crop-pct {crop_pct} is no share; give a number over 0 up to 1, such as 0.875")
     _check_precision(precision)
     if random_weights and checkpoint:
         raise ValueError("--random-weights and --checkpoint exclude each other; give one of them")
@@ -155,7 +186,14 @@ def _study_request(
         checkpoint=checkpoint and _absolute(checkpoint),
         random_weights=random_weights,
         image_size=_pixels(image_size),
-        classes=classes and _absolute(classes),
+        weights=weights,
+        pool=pool,
+        outputs=outputs,
+        mean=channels("--mean", mean),
+        std=channels("--std", std, positive=True),
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        classes=classes and (classes if str(classes) in NAMED_CLASSES else _absolute(classes)),
         label_map=label_map and _absolute(label_map),
         no_labels=no_labels,
         per_class=per_class,
@@ -665,7 +703,12 @@ def _tell_result(price: dict[str, Any], *, as_json: bool) -> None:
     """The price that a worker found, or why there is none."""
     if refused := price.get("refused"):
         raise ValueError(refused["message"])
-    print_json(price) if as_json else tell_price(price)
+    if as_json:
+        print_json(price)
+        return
+    tell_price(price)
+    if about := price.get("about"):
+        say_how_it_is_made(about)
 
 
 def _serve(settings: Settings) -> None:

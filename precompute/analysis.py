@@ -43,9 +43,8 @@ def left_out(vit: ViT) -> dict[str, str]:
     """Arrays and metrics that the model cannot have, each with the reason."""
     reasons: dict[str, str] = {}
     if not vit.num_classes:
-        why = f"{vit.name} has no classifier"
         names = ("probability", "jsd", "logits", "target", "pruned_probability", "pruned_top_class")
-        reasons |= dict.fromkeys((*names, "pruned_top_probability"), why)
+        reasons |= dict.fromkeys((*names, "pruned_top_probability"), vit.outputs.why)
     if not vit.has_cls:
         why = f"{vit.name} is pooled by {vit.pool}: no CLS token is read"
         of_cls = ("cls_distance", "cls_vector", "cls_pattern", "cls_pattern_score", "cls_pattern_name")

@@ -54,7 +54,7 @@ def certify(vit: ViT, pixels: np.ndarray) -> Certificate:
     with exact_float32():
         modules_z: list[Tensor] = []
         with _hooked([block.attn for block in vit.model.blocks], lambda module, args, out: modules_z.append(out)):
-            logits = vit.model(vit.normalised(images))
+            logits = vit.forward(images)
         base = base_pass(vit, images)
         attention = max(_error(mine, theirs) for mine, theirs in zip(base.z, modules_z, strict=True))
         pruning = []
@@ -100,8 +100,7 @@ def _logits_with_head_zeroed(vit: ViT, images: Tensor, layer: int, head: int) ->
     fused, attention.fused_attn = attention.fused_attn, False
     try:
         with _hooked([attention.attn_drop], zero):
-            logits: Tensor = vit.model(vit.normalised(images))
-            return logits
+            return vit.forward(images)
     finally:
         attention.fused_attn = fused
 

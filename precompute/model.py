@@ -6,7 +6,7 @@ own modules and adds no hook and sets no flag, so the model is the same afterwar
 `ViT.block` runs. That the pieces add up to the model itself is proved by `precompute.certificate`, on each model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from precompute.errors import UnsupportedModelError
+from precompute.outputs import Outputs
 
 SUPPORTED = (
     "Headscope takes timm's VisionTransformer with plain pre-norm blocks (ViT, DeiT, DeiT-3, DINO, DINOv2, CLIP, "
@@ -51,13 +52,23 @@ class ViT:
     Args:
         model: In eval mode. It is used, never changed.
         name: What the messages call it.
+        outputs: What its head's outputs mean; by default classes of which one is true, if there are any.
+        preprocessing: mean, std, interpolation, crop_pct and crop_mode where they are not timm's for this model.
     Raises:
         UnsupportedModelError: its blocks are not plain pre-norm attention and MLP, or it is in training mode.
     """
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        outputs: Outputs | None = None,
+        preprocessing: Mapping[str, Any] | None = None,
+    ) -> None:
         self.name = name
         self.model = _checked(model, name)
+        self.outputs = outputs or Outputs("classes" if model.num_classes else "other", f"{name} has no classifier")
+        self._preprocessing = dict(preprocessing or {})
 
     @property
     def num_layers(self) -> int:
@@ -77,8 +88,8 @@ class ViT:
 
     @property
     def num_classes(self) -> int:
-        """Classes of the classifier; 0 where the model has none, and then `read_out` gives features."""
-        return int(self.model.num_classes)
+        """Classes of which one is true of an image; 0 where the outputs are none, and `read_out` gives features."""
+        return self.outputs.num_classes(int(self.model.num_classes))
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -148,9 +159,9 @@ class ViT:
 
     @cached_property
     def preprocessing(self) -> dict[str, Any]:
-        """timm's own data configuration: input_size, interpolation, mean, std, crop_pct, crop_mode."""
+        """As timm's data configuration: input_size, interpolation, mean, std, crop_pct, crop_mode."""
         config: dict[str, Any] = resolve_model_data_config(self.model)
-        return config | {"input_size": (3, *self.input_size)}
+        return config | self._preprocessing | {"input_size": (3, *self.input_size)}
 
     @property
     def device(self) -> torch.device:
@@ -271,10 +282,13 @@ class ViT:
     def read_out(self, resid: Tensor) -> Tensor:
         """Logits (image, class) from the last block's output, all tokens or only those the head reads.
 
-        Without a classifier: the pooled features.
+        Where the outputs are no classes: the outputs as they are; without a head, the pooled features.
         """
-        logits: Tensor = self.model.forward_head(self.model.norm(resid))
-        return logits
+        return self.outputs.logits(self.model.forward_head(self.model.norm(resid)))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """What `read_out` gives, by timm's own forward pass from uint8 pixels (image, y, x, rgb)."""
+        return self.outputs.logits(self.model(self.normalised(pixels)))
 
     def rebuild_weights(self) -> dict[str, Tensor]:
         """The weights that rebuild attention out of the residual stream, float32, by the store's array names."""

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
+from timm.data import create_transform
 from torch import Tensor
 
-from precompute.demo.pictures import CLASSES
 from precompute.model import ViT
 
 # Longer side of a thumbnail, in pixels: what a hover card shows.
@@ -50,19 +49,6 @@ def thumbnail(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """`pixels` (y, x, rgb) made small, uint8 (thumb_y, thumb_x, rgb)."""
     height, width = size
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
-
-
-def class_names(vit: ViT) -> tuple[tuple[str, ...], tuple[str, ...] | None] | None:
-    """Names of the model's classes, and their WordNet ids where they are ImageNet's; None where nobody knows them."""
-    if vit.name == "headscope_demo":
-        return tuple(CLASSES), None
-    subset = infer_imagenet_subset(vit.model) if vit.num_classes else None
-    if subset is None:
-        return None
-    info = ImageNetInfo(subset)
-    if info.num_classes() != vit.num_classes:
-        return None
-    return tuple(info.label_descriptions(as_dict=False)), tuple(info.label_names())
 
 
 def _transform(vit: ViT, **other: Any) -> Callable[[Image.Image], Tensor]:

@@ -1,7 +1,6 @@
 """Do these tensors make this model? All of them, by name and shape, or a refusal that says what they are instead."""
 
 import functools
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -126,24 +125,7 @@ def _advice(state: dict[str, Tensor], wanted: dict[str, Tensor], problems: dict[
     if _shapes(state) != _shapes(wanted) and (fitting := _fitting(state)):
         verb = "fits" if len(fitting) == 1 else "fit"
         return f"name the architecture it was made for: by its shapes {' or '.join(fitting)} {verb}"
-    if (
-        not problems["missing"]
-        and not problems["extra"]
-        and all(each.startswith("pos_embed ") for each in problems["misshapen"])
-    ):
-        size = _image_size(state)
-        return f"it was made for images of {size} pixels; {SAVE} at this image size" if size else SAVE
     return SAVE
-
-
-def _image_size(state: dict[str, Tensor]) -> str | None:
-    """Pixels of a square image that has as many patches as the state has positions, as "384x384"."""
-    positions, patch = state["pos_embed"].shape[1], state["patch_embed.proj.weight"].shape[2:]
-    for prefix_tokens in (0, 1, 2, 5):
-        side = math.isqrt(max(0, positions - prefix_tokens))
-        if side and side * side == positions - prefix_tokens:
-            return f"{side * patch[0]}x{side * patch[1]}"
-    return None
 
 
 def _fitting(state: dict[str, Tensor]) -> list[str]:

@@ -6,19 +6,21 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from huggingface_hub import constants as hub
-from torch import Tensor, nn
+from torch import nn
 
 from precompute.checkpoint import read_checkpoint
 from precompute.errors import ModelError
 from precompute.model import ViT
-from precompute.names import check_name as check_name
+from precompute.names import check_name
+from precompute.outputs import Outputs
+from precompute.provenance import Choices, OfFile, Provenance, of_timms_weights, pool_arguments
 from precompute.state_dict import load_state
 
 HUB_TIMEOUT = 5  # seconds
@@ -26,91 +28,124 @@ HUB_TIMEOUT = 5  # seconds
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights came from. `sha256` is over every tensor's name, dtype, shape and bytes, in order of names.
+    """Where the weights came from, and what is known of them that no tensor says.
 
-    Attributes:
-        part, prefix: Of the checkpoint's: under which keys the weights lay, and what stood before their names.
-        passed_over: Names of its tensors that the model has no place for and that only training reads.
+    kind:        "pretrained", "checkpoint" or "random"
+    sha256:      over every tensor's name, dtype, shape and bytes, in order of names
+    part:        dotted keys under which they lay in the file; None where the file is nothing but weights
+    parts:       all such keys of the file
+    prefix:      what stood before each name, and was dropped
+    passed_over: names of tensors in the file that the model does not have, as timm passes over them
     """
 
-    kind: str  # pretrained, checkpoint or random
+    kind: str
     file: str | None
     sha256: str
     part: str | None = None
+    parts: tuple[str, ...] = ()
     prefix: str = ""
     passed_over: tuple[str, ...] = ()
+    provenance: Provenance = field(default_factory=Provenance, compare=False)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON, where a tuple is a list. What says nothing is left out, as studies did that knew only the first."""
-        more = {"part": self.part, "prefix": self.prefix, "passed_over": list(self.passed_over)}
-        told = {key: value for key, value in more.items() if value}
-        return {"kind": self.kind, "file": self.file, "sha256": self.sha256, **told}
+    def identity(self) -> dict[str, str | None]:
+        """What makes them the same weights, in plain JSON."""
+        return {"kind": self.kind, "file": self.file, "sha256": self.sha256}
 
 
 def open_model(
     name: str,
     *,
     checkpoint: Path | None = None,
-    weights: str = "auto",
     random_seed: int | None = None,
     image_size: tuple[int, int] | None = None,
     device: str = "cpu",
     fetch: bool = True,
+    choices: Choices | None = None,
 ) -> tuple[ViT, Weights]:
     """The model of a timm name in float32 and eval mode, opened, and where its weights came from.
 
     Args:
-        name: timm's name, with or without a tag (`vit_base_patch16_224.augreg_in1k`).
+        name: timm's name, with or without a tag (`vit_base_patch16_224.augreg_in1k`). With a tag, a checkpoint is said
+            to be those weights of timm's.
         checkpoint: A .safetensors or .pth file of this architecture; its classifier decides the number of classes.
-        weights: Which of the checkpoint's, as `read_checkpoint` takes it: "auto", "ema" or "plain".
         random_seed: Random weights of this seed instead of trained ones.
-        image_size: Pixels as (height, width), if not the model's own; position embeddings are resampled.
+        image_size: Pixels as (height, width), if not the model's own. Position embeddings of that size are taken as
+            they are; others are resampled.
         fetch: Whether trained weights that are not on this machine may be fetched from the hub.
+        choices: What a person says of the model, where no file does.
     Raises:
         ModelError: the name is unknown, the weights cannot be had, or they do not fit; says which and what to do.
         UnsupportedModelError: the architecture is not a plain ViT.
     """
     check_name(name)
+    choices = choices or Choices()
     if checkpoint is not None:
-        read = read_checkpoint(checkpoint, weights)
-        model = _create(name, num_classes=_classes_of(read.tensors))
-        unused = load_state(model, read, name, checkpoint)
-        passed_over = (*read.beside, *unused)
-        found = Weights("checkpoint", checkpoint.name, _sha256(model), read.part, read.prefix, passed_over)
+        opened = _from_file(name, checkpoint, image_size, choices)
     elif random_seed is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_seed)
-            model = _create(name)
-        found = Weights("random", None, _sha256(model))
+            model = _create(name, **pool_arguments(name, choices.pool))
+        opened = model, *_timms(name, model, choices, "random")
     else:
-        model = _from_hub(name, fetch=fetch)
-        found = Weights("pretrained", None, _sha256(model))
+        model = _from_hub(name, fetch=fetch, **pool_arguments(name, choices.pool))
+        opened = model, *_timms(name, model, choices, "pretrained")
+    model, outputs, weights = opened
     model = model.float().eval().requires_grad_(False)
+    resized = ViT(model, name)
+    if image_size is not None and image_size != resized.input_size:
+        _check_size(name, resized.patch_size, image_size)
+        own = "×".join(map(str, resized.grid))
+        resized.model.set_input_size(img_size=image_size)
+        weights.provenance.sources["positions"] = f"resampled from {own} patches to {'×'.join(map(str, resized.grid))}"
+    return ViT(model.to(device), name, outputs, weights.provenance.preprocessing), weights
+
+
+def _timms(name: str, model: nn.Module, choices: Choices, kind: str) -> tuple[Outputs, Weights]:
+    """What the outputs are of timm's own weights, or of random ones, and where they came from."""
+    outputs, provenance = of_timms_weights(name, model, choices, trained=kind == "pretrained")
+    return outputs, Weights(kind, None, _sha256(model), provenance=provenance)
+
+
+def _from_file(
+    name: str, file: Path, image_size: tuple[int, int] | None, choices: Choices
+) -> tuple[nn.Module, Outputs, Weights]:
+    """A model with the weights of a file, made at the size that they were trained at."""
+    read = read_checkpoint(file, choices.weights)
+    found = OfFile(name, read.tensors, file, choices)
+    arguments = found.arguments()
     if image_size is not None:
-        _resize(ViT(model, name), image_size)
-    return ViT(model.to(device), name), found
+        _check_size(name, found.own.patch_embed.patch_size, image_size)
+    if (trained_at := found.image_size(image_size)) is not None:
+        arguments["img_size"] = trained_at
+    model = _create(name, **arguments)
+    passed_over = load_state(model, read, name, file)
+    outputs, provenance = found.provenance(model)
+    weights = Weights(
+        "checkpoint",
+        file.name,
+        _sha256(model),
+        read.part,
+        read.parts,
+        read.prefix,
+        (*read.beside, *passed_over),
+        provenance,
+    )
+    return model, outputs, weights
 
 
-def _classes_of(state: dict[str, Tensor]) -> int | None:
-    """Rows of the checkpoint's classifier; None leaves the architecture's own number."""
-    head = state.get("head.weight")
-    return None if head is None else len(head)
-
-
-def _create(name: str, num_classes: int | None = None) -> nn.Module:
-    changes = {} if num_classes is None else {"num_classes": num_classes}
-    model: nn.Module = timm.create_model(name, pretrained=False, **changes)
+def _create(name: str, **arguments: Any) -> nn.Module:
+    model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     return model
 
 
-def _from_hub(name: str, *, fetch: bool) -> nn.Module:
+def _from_hub(name: str, *, fetch: bool, **arguments: Any) -> nn.Module:
     if not timm.is_model_pretrained(name):
         raise ModelError(f"timm has no trained weights for {name}; give --checkpoint FILE, or ask for --random-weights")
     if not fetch and not _is_cached_or_of_the_hub(name):
         raise ModelError(f"the weights of {name} are not in {hub_cache()}")
     try:
         with _cache_only_when_unreachable(fetch=fetch):
-            model: nn.Module = timm.create_model(name, pretrained=True)
+            model: nn.Module = timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:  # the hub client raises its own and httpx's types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if not fetch:
@@ -153,13 +188,13 @@ def _cache_only_when_unreachable(*, fetch: bool) -> Iterator[None]:
         hub.HF_HUB_OFFLINE = before
 
 
-def _resize(vit: ViT, image_size: tuple[int, int]) -> None:
-    height, width = vit.patch_size
+def _check_size(name: str, patch_size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Refuse a size in pixels (height, width) that patches do not fill."""
+    height, width = patch_size
     if image_size[0] % height or image_size[1] % width or 0 in image_size:
         raise ModelError(
-            f"--image-size {image_size[0]}x{image_size[1]} is not a multiple of {vit.name}'s patches, {height}x{width}"
+            f"--image-size {image_size[0]}x{image_size[1]} is not a multiple of {name}'s patches, {height}x{width}"
         )
-    vit.model.set_input_size(img_size=image_size)
 
 
 def _sha256(model: nn.Module) -> str:

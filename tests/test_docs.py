@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     studies = folder / "data" / "studies"
     write_tiny_study(studies / "demo", layers=12, heads=6)
-    for name in ("my-study", "deit_tiny_patch16_224-photos"):
+    for name in ("my-study", "photos"):
         shutil.copytree(studies / "demo", studies / name)
     return folder
 

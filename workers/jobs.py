@@ -14,6 +14,14 @@ from store.work import Step
 # What a study can do without, by the name that --skip takes.
 SKIPPABLE = ("patterns",)
 
+# Sets of classes that --classes takes by name: timm has their names and WordNet ids.
+NAMED_CLASSES = ("imagenet-1k", "imagenet-12k", "imagenet-21k-miil", "imagenet-21k-goog", "imagenet-22k")
+# What may be said of a model where no file says it.
+POOLS = ("token", "avg", "avgmax", "max", "map")
+OUTPUTS = ("auto", "classes", "other")
+WEIGHTS = ("auto", "ema", "plain")
+INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
+
 # The two queues, each with its own processes: what a person waits for does not wait behind studies.
 INTERACTIVE, BULK = "interactive", "bulk"
 QUEUES = (INTERACTIVE, BULK)
@@ -42,7 +50,14 @@ class StudyRequest:
         checkpoint: Weights; without it timm's own from the hub.
         random_weights: Weights drawn from `seed` instead of trained ones.
         image_size: Pixels as (height, width); by default the model's own.
-        classes: File with the model's class names, where timm does not know them.
+        weights: Of WEIGHTS: which of two sets of weights that a checkpoint has.
+        pool: Of POOLS: how the head reads the tokens, where no file says it.
+        outputs: Of OUTPUTS: whether the outputs are classes of which one is true of an image.
+        mean: By which pixels of 0 to 1 are normalised, of red, green and blue, where no file says it.
+        std: As `mean`.
+        crop_pct: Share of the resized picture's side that is cropped from its middle.
+        interpolation: Of INTERPOLATIONS: how pictures are resized.
+        classes: File with the model's class names, or one of NAMED_CLASSES.
         label_map: CSV of label,class, where the labels are not the model's names.
         no_labels: The folders are not labels, or not of the model's classes.
         per_class: Only the first so many images of each class.
@@ -59,6 +74,13 @@ class StudyRequest:
     checkpoint: Path | None = None
     random_weights: bool = False
     image_size: tuple[int, int] | None = None
+    weights: str = "auto"
+    pool: str | None = None
+    outputs: str = "auto"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
     classes: Path | None = None
     label_map: Path | None = None
     no_labels: bool = False
@@ -176,6 +198,33 @@ _KINDS: dict[str, tuple[type[Any], str, bool]] = {
 KINDS = tuple(_KINDS)
 # The unit that a job begins with, of kinds that begin with one.
 _FIRST = {"study": "plan", "price": "price", "upload": "unpack", "image": "picture"}
+
+
+def channels(name: str, text: str | None, *, positive: bool = False) -> tuple[float, float, float] | None:
+    """Three numbers, of red, green and blue, from one or three that a person writes; None from nothing.
+
+    Args:
+        name: What messages call them.
+        positive: Whether each must be over 0.
+    Raises:
+        ValueError: They are not one or three numbers of pixels from 0 to 1.
+    """
+    if text is None or not text.strip():
+        return None
+    try:
+        numbers = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3):
+        raise ValueError(f"{name} {text[:40]!r} is not right; give one number or three, as 0.485,0.456,0.406")
+    if not all(0 <= x <= 1 and (x or not positive) for x in numbers):
+        least = "over 0" if positive else "0"
+        raise ValueError(
+            f"{name} {text[:40]!r} is not of pixels from 0 to 1; give {least} to 1 (of 255, divide by 255)"
+        )
+    red, *others = numbers
+    green, blue = others or (red, red)
+    return red, green, blue
 
 
 def kind_of(request: Request) -> str:

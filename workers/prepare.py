@@ -20,19 +20,22 @@ import torch
 from precompute import analysis
 from precompute.autoencoder import LATENT, num_parameters
 from precompute.certificate import certify
+from precompute.checkpoint import kind_of_weights
 from precompute.importance import TOP
 from precompute.model import ViT
-from precompute.names import missing_classifier
+from precompute.names import check_name
+from precompute.outputs import named_classes
 from precompute.pattern_names import CLS_PATTERNS, PATCH_PATTERNS
-from precompute.preprocess import class_names, seen_by, thumbnail_size
-from precompute.weights import Weights, check_name, open_model
+from precompute.preprocess import seen_by, thumbnail_size
+from precompute.provenance import PREPROCESSING, Choices
+from precompute.weights import Weights, open_model
 from store import paths, schema
 from store.settings import Settings
 from workers.copies import copies_of
 from workers.decode import Kept, Quarantined, load, scan
 from workers.images import ImageSet, ImageSourceError, find_images, fingerprint
-from workers.jobs import StudyRequest
-from workers.labels import ClassNames, LabelError, match_labels, own_classes, read_class_names
+from workers.jobs import NAMED_CLASSES, StudyRequest
+from workers.labels import ClassNames, match_labels, own_classes, read_class_names
 from workers.masks import Masks, object_shares
 
 # stage, done, of how many, and what it is counted in
@@ -46,6 +49,7 @@ SLOW = {"cpu": 4e10, "cuda": 5e12}
 MOST_UNIT_IMAGES = 64
 
 CERTIFICATE_IMAGES = 2
+MOST_PASSED_OVER = 20  # names of tensors that a study lists
 MOST_IGNORED = 50  # of the files that are no pictures, those that a study names
 PACKAGES = ("torch", "timm", "numpy", "zarr", "openTSNE", "scikit-learn", "pillow")
 
@@ -82,7 +86,6 @@ class Prepared:
     plan: dict[str, Any]
     seconds: dict[str, float]
     masks: tuple[np.ndarray, Masks] | None
-    hints: tuple[str, ...]  # sentences: what may be wrong with the model or the labels, and how to mend that
 
     @property
     def attention(self) -> str:
@@ -107,6 +110,7 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
     check_name(request.model)
     device = device_of(request.device)
     images = find_images(request.images, request.per_class)
+    given = given_class_names(request)
     clock = Clock()
     with clock("model"):
         progress("model", 0, 1, "model")
@@ -116,6 +120,7 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
             random_seed=request.seed if request.random_weights else None,
             image_size=request.image_size,
             device=device,
+            choices=choices_of(request, given),
         )
         progress("model", 1, 1, "model")
     with clock("images"):
@@ -130,7 +135,7 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
             f"none of the {len(quarantined)} pictures in {images.source} can be read; "
             f"the first, {first.id}: {first.reason}"
         )
-    labels = labels_of(request, vit, kept)
+    labels = labels_of(request, vit, class_names_of(vit, weights, given), kept)
     masks = None
     if request.masks is not None and "patterns" not in request.skip:
         with clock("masks"):
@@ -147,7 +152,8 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
         left_out = left_out | {"attention": "it is rebuilt from the residual stream when it is read"}
     attrs: dict[str, Any] = {
         "model": described(vit),
-        "weights": weights.as_dict(),
+        "weights": weights.identity(),
+        "made": how_made(vit, weights, labels, request),
         "images": {
             "folder": images.source.name,
             "fingerprint": fingerprint((k.id, k.sha256) for k in kept),
@@ -175,6 +181,8 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
         "packages": versions(),
         "schema": schema.VERSION,
     }
+    if "crop_mode" in weights.provenance.preprocessing:  # the only thing of `made` that nothing else in a plan tells
+        plan["crop_mode"] = vit.preprocessing["crop_mode"]
     attrs["images"] = attrs["images"] | remarks(images, kept, labels)  # not in the plan: nothing is computed of it
     computed = [n for n, spec in schema.SCHEMA.items() if spec.written != "start" and n not in left_out]
     return Prepared(
@@ -192,14 +200,7 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
         plan,
         clock.seconds,
         masks,
-        hints_of(request, vit, weights, labels),
     )
-
-
-def hints_of(request: StudyRequest, vit: ViT, weights: Weights, labels: Labels) -> tuple[str, ...]:
-    """What may be wrong, in sentences, though nothing is refused for it."""
-    headless = missing_classifier(request.model) if weights.kind == "pretrained" and not vit.num_classes else None
-    return (*labels.hints, *([] if headless is None else [headless]))
 
 
 def remarks(images: ImageSet, kept: Sequence[Kept], labels: Labels) -> dict[str, Any]:
@@ -250,7 +251,42 @@ def known_at_start(vit: ViT, kept: Sequence[Kept], labels: Labels) -> dict[str, 
     return start | ({"class": _text(labels.classes)} if labels.classes else {})
 
 
-def labels_of(request: StudyRequest, vit: ViT, kept: Sequence[Kept]) -> Labels:
+def given_class_names(request: StudyRequest) -> ClassNames | None:
+    """The class names that the person gives: of a file, or of a set of classes that timm knows by name.
+
+    Raises:
+        LabelError: The file cannot be understood.
+    """
+    if request.classes is None:
+        return None
+    if str(request.classes) in NAMED_CLASSES:
+        return ClassNames(*named_classes(str(request.classes)))
+    return read_class_names(request.classes)
+
+
+def choices_of(request: StudyRequest, given: ClassNames | None) -> Choices:
+    """What the person says of the model, where no file does."""
+    return Choices(
+        weights=request.weights,
+        pool=request.pool,
+        outputs=request.outputs,
+        names=None if given is None else given.size,
+        mean=request.mean,
+        std=request.std,
+        crop_pct=request.crop_pct,
+        interpolation=request.interpolation,
+    )
+
+
+def class_names_of(vit: ViT, weights: Weights, given: ClassNames | None) -> ClassNames:
+    """Names of the model's classes: those given, else those known, else their numbers."""
+    if given is not None:
+        return given
+    known = weights.provenance
+    return ClassNames(known.class_names or tuple(f"class {i}" for i in range(vit.num_classes)), known.wnids)
+
+
+def labels_of(request: StudyRequest, vit: ViT, classes: ClassNames, kept: Sequence[Kept]) -> Labels:
     """What is known of each image's class.
 
     Without a classifier nothing is predicted, so nothing needs matching: the folders themselves are the classes.
@@ -259,22 +295,47 @@ def labels_of(request: StudyRequest, vit: ViT, kept: Sequence[Kept]) -> Labels:
     if not vit.num_classes:
         classes, match = own_classes(given)
     else:
-        classes = _class_names(request, vit)
         mapping = None if request.no_labels else request.label_map
         match = match_labels(given, classes, mapping, folders=request.images.is_dir())
     return Labels(classes.names, match.index, match.rule, match.hints)
 
 
-def _class_names(request: StudyRequest, vit: ViT) -> ClassNames:
+def how_made(vit: ViT, weights: Weights, labels: Labels, request: StudyRequest) -> dict[str, Any]:
+    """What the study stands on that no tensor says, and who said it, in plain JSON."""
+    known, config = weights.provenance, vit.preprocessing
+    preprocessing = {name: _plain(config[name]) for name in PREPROCESSING}
+    classes = known.sources.get("classes", "none")
     if request.classes is not None:
-        named = read_class_names(request.classes)
-        if named.size != vit.num_classes:
-            raise LabelError(f"{request.classes} names {named.size} classes; {vit.name} here has {vit.num_classes}")
-        return named
-    known = class_names(vit)
-    if known is None:
-        return ClassNames(tuple(f"class {i}" for i in range(vit.num_classes)))
-    return ClassNames(*known)
+        named = str(request.classes) in NAMED_CLASSES
+        classes = (
+            f"the names of {request.classes}, as --classes says" if named else f"the names in {request.classes.name}"
+        )
+    return {
+        "part": weights.part,
+        "parts": list(weights.parts),
+        "prefix": weights.prefix,
+        "passed_over": list(weights.passed_over[:MOST_PASSED_OVER]),
+        "outputs": {
+            "classes": f"classes, of which one is true of an image ({vit.outputs.why})",
+            "logit": f"one logit, whose sigmoid is P(second class) ({vit.outputs.why})",
+        }.get(vit.outputs.kind, known.sources["outputs"]),
+        "classes": classes,
+        "pool": known.sources["pool"],
+        "positions": known.sources.get("positions", "as they are in the weights"),
+        "preprocessing": preprocessing | {"source": known.sources["preprocessing"]},
+        "questions": [*known.questions, *labels.hints],
+        # With these the same model is opened again, whatever lies beside its weights by then.
+        "choices": {
+            "weights": kind_of_weights(weights.part, weights.prefix) if weights.kind == "checkpoint" else "auto",
+            "pool": None if vit.pool == "none" else vit.pool,
+            "outputs": "classes" if vit.num_classes else "other",
+            **preprocessing,
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def sizes_of(vit: ViT, start: dict[str, np.ndarray]) -> dict[str, int]:

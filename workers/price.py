@@ -5,6 +5,7 @@ with as many pruned copies as go through it at a time; of these there are as man
 """
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +20,13 @@ from zarr.storage import MemoryStore
 
 from precompute.analysis import batch_for, exact_float32, left_out, of_batch
 from precompute.certificate import certify
+from precompute.configuration import MODEL_FILE, PREPROCESSOR_FILE
 from precompute.model import ViT
+from precompute.names import check_name
+from precompute.outputs import Outputs
 from precompute.preprocess import thumbnail, thumbnail_size
-from precompute.weights import Weights, check_name, open_model
+from precompute.provenance import Choices
+from precompute.weights import Weights, open_model
 from store import paths, schema
 from store.errors import StoreError, StudyNotFoundError
 from store.settings import Settings
@@ -30,13 +35,17 @@ from store.work import Lease
 from workers.decode import Kept as Picture
 from workers.decode import scan
 from workers.images import Entry, ImageSet, ImageSourceError, find_images
-from workers.jobs import SKIPPABLE, PriceRequest, StudyRequest, from_json
+from workers.jobs import INTERPOLATIONS, OUTPUTS, POOLS, SKIPPABLE, WEIGHTS, PriceRequest, StudyRequest, from_json
 from workers.kept import Kept
 from workers.masks import object_shares
 from workers.prepare import (
     attention_of,
+    choices_of,
+    class_names_of,
     described,
     device_of,
+    given_class_names,
+    how_made,
     known_at_start,
     labels_of,
     nbytes,
@@ -115,10 +124,11 @@ def price_of(
     _refuse_choices(request)
     images = find_images(request.images, request.per_class)
     done(1)
-    opened = _open(request)
+    given = given_class_names(request)
+    opened = _open(request, choices_of(request, given))
     vit = opened.vit
     every = [Picture(entry.id, entry.path, entry.label, "0" * 64, 0, 0) for entry in images.entries]
-    labels = labels_of(request, vit, every)
+    labels = labels_of(request, vit, class_names_of(vit, opened.weights, given), every)
     done(2)
     pictures, bad = _readable(images, batch_for(vit).images, check)
     _refuse_masks(request, images, pictures, vit)
@@ -157,6 +167,12 @@ def price_of(
         "labels": labels.rule,
         "classes": len(labels.classes),
         "exists": exists,
+        "about": {
+            "model": described(vit),
+            "weights": opened.weights.identity(),
+            "made": how_made(vit, opened.weights, labels, request),
+            "settings": {"labels": labels.rule},
+        },
     }
     if not exists:
         _refuse_small_disk(study, found)
@@ -168,29 +184,44 @@ def _refuse_choices(request: StudyRequest) -> None:
     for field, given, choices in (
         ("attention", request.attention, ("auto", "stored", "rebuilt")),
         ("device", request.device, ("auto", "cpu", "cuda")),
+        ("weights", request.weights, WEIGHTS),
+        ("outputs", request.outputs, OUTPUTS),
+        ("pool", request.pool, (None, *POOLS)),
+        ("interpolation", request.interpolation, (None, *INTERPOLATIONS)),
         *(("skip", each, SKIPPABLE) for each in request.skip),
     ):
         if given not in choices:
-            raise RefusedError(f"{field} is {given!r}; give {', '.join(choices)}", field)
+            raise RefusedError(f"{field} is {given!r}; give {', '.join(map(str, choices))}", field)
     if request.random_weights and request.checkpoint is not None:
         raise RefusedError("random weights and a checkpoint exclude each other; give one of them", "checkpoint")
 
 
-def _open(request: StudyRequest) -> _Opened:
-    """The model of the request, from what is kept if its file has not changed."""
+def _open(request: StudyRequest, choices: Choices) -> _Opened:
+    """The model of the request, from what is kept if neither its file nor the configuration beside it has changed."""
     check_name(request.model)
     device = device_of(request.device)
     file = request.checkpoint
-    stamp = file.stat() if file is not None and file.is_file() else None
+    beside = () if file is None else (file, file.with_name(MODEL_FILE), file.with_name(PREPROCESSOR_FILE))
+    stamps = tuple((s.st_mtime_ns, s.st_size) if (s := _stat(each)) else None for each in beside)
     seed = request.seed if request.random_weights else None
-    key = (request.model, file, stamp and (stamp.st_mtime_ns, stamp.st_size), seed, request.image_size, device)
+    key = (request.model, file, stamps, seed, request.image_size, device, choices)
     opened = _OPENED.get(key)
     if opened is None:
-        opened = _Opened(
-            *open_model(request.model, checkpoint=file, random_seed=seed, image_size=request.image_size, device=device)
+        vit, weights = open_model(
+            request.model,
+            checkpoint=file,
+            random_seed=seed,
+            image_size=request.image_size,
+            device=device,
+            choices=choices,
         )
+        opened = _Opened(vit, weights)
         _OPENED.put(key, opened)
     return opened
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    return file.stat() if file.is_file() else None
 
 
 def _readable(images: ImageSet, wanted: int, check: Callable[[], None]) -> tuple[list[Picture], int]:
@@ -249,7 +280,7 @@ def _is_published(study: Path, request: StudyRequest, opened: _Opened, found: in
     asked = {"attention": attention, "seed": request.seed, "labels": rule, "device": opened.vit.device.type}
     same = (
         known["model"] == described(opened.vit)
-        and known["weights"] == opened.weights.as_dict()
+        and known["weights"] == opened.weights.identity()
         and known["images"]["found"] == found
         and {name: known["settings"][name] for name in asked} == asked
     )
@@ -273,20 +304,14 @@ def _refuse_small_disk(study: Path, found: Plain) -> None:
         )
 
 
-class _Unclassified(ViT):
-    """A model taken without its classifier: its importance is that of its layers alone, with nothing run again."""
-
-    @property
-    def num_classes(self) -> int:
-        return 0
-
-
 @torch.inference_mode()
 def _captured(vit: ViT, pixels: Array, *, keep_attention: bool) -> tuple[dict[str, Array], float]:
     """All that one pass over the pictures gives, by name, and the seconds of one picture."""
     label = np.full(len(pixels), -1, np.int32)
+    # Without its classes, the importance of a model is that of its layers alone, with nothing run again.
+    unclassified = ViT(vit.model, vit.name, Outputs("other", "not asked for here"), vit.preprocessing)
     began = _now(vit)
-    arrays = of_batch(_Unclassified(vit.model, vit.name), pixels, label, 1, keep_attention=keep_attention)
+    arrays = of_batch(unclassified, pixels, label, 1, keep_attention=keep_attention)
     return arrays, (_now(vit) - began) / len(pixels)
 
 

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from precompute.checkpoint import kind_of_weights
 from precompute.demo.model import WEIGHTS as DEMO_WEIGHTS
 from precompute.errors import ModelError
 from precompute.model import ViT
+from precompute.provenance import PREPROCESSING, Choices
 from precompute.weights import hub_cache, open_model
 from store.settings import Settings
 from store.study import Study
@@ -53,10 +54,15 @@ def open_model_of(study: Study, settings: Settings, device: str) -> ViT:
     model, made = study.attrs["model"], study.attrs["weights"]
     sources = list(_sources(study, settings))
     others, refused = [], []
-    for source in sources:
+    for source, choices in product(sources, _choices(study)):
         try:
             vit, weights = open_model(
-                model["name"], image_size=tuple(model["input_size"]), device=device, fetch=False, **source.how
+                model["name"],
+                image_size=tuple(model["input_size"]),
+                device=device,
+                fetch=False,
+                choices=choices,
+                **source.how,
             )
         except ModelError as error:
             refused.append(str(error))
@@ -75,12 +81,33 @@ def open_model_of(study: Study, settings: Settings, device: str) -> ViT:
 def kept_model_of(study: Study, settings: Settings, device: str) -> ViT:
     """As `open_model_of`, from MODELS if it is there."""
     model = study.attrs["model"]
-    key = (study.attrs["weights"]["sha256"], model["name"], tuple(model["input_size"]), device)
+    key = (study.attrs["weights"]["sha256"], model["name"], tuple(model["input_size"]), device, _choices(study))
     vit = MODELS.get(key)
     if vit is None:
         vit = open_model_of(study, settings, device)
         MODELS.put(key, vit)
     return vit
+
+
+def _choices(study: Study) -> tuple[Choices, ...]:
+    """What was known of the model when the study was made.
+
+    Studies that do not tell it were made of the plain weights of a file, or of the only ones that it has.
+    """
+    model, made = study.attrs["model"], study.attrs.get("made")
+    if made is not None:
+        return (_hashable(made["choices"]),)
+    known = {name: model[name] for name in PREPROCESSING if name in model}
+    known |= {"outputs": "classes" if model["num_classes"] else "other"}
+    if model["pool"] != "none":
+        known["pool"] = model["pool"]
+    kinds = ("plain", "ema") if study.attrs["weights"]["kind"] == "checkpoint" else ("auto",)
+    return tuple(_hashable(known | {"weights": kind}) for kind in kinds)
+
+
+def _hashable(choices: dict[str, Any]) -> Choices:
+    hashable: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in choices.items()}
+    return Choices(**hashable)
 
 
 def _sources(study: Study, settings: Settings) -> Iterator[_Source]:
@@ -93,9 +120,8 @@ def _sources(study: Study, settings: Settings) -> Iterator[_Source]:
     else:
         if name == "headscope_demo" and made["file"] == DEMO_WEIGHTS.name:
             yield _Source("Headscope's own", {"checkpoint": DEMO_WEIGHTS})
-        kind = kind_of_weights(made.get("part"), made.get("prefix", ""))
         for file in [*_named(settings.models, made["file"]), *_lay(study)]:
-            yield _Source(str(file), {"checkpoint": file, "weights": kind})
+            yield _Source(str(file), {"checkpoint": file})
 
 
 def _places(study: Study, settings: Settings) -> list[str]:

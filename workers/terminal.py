@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from store.made import how_it_was_made, questions
 from store.study import Study
 from store.work import ENDED, Job
 
@@ -103,13 +104,20 @@ def say_published(study: Study) -> None:
     out.print(f"  headscope info {study.name} · headscope serve · xarray.open_zarr({str(study.path)!r})")
 
 
+def say_how_it_is_made(attrs: Mapping[str, Any]) -> None:
+    """What a study's numbers stand on, a line each, and loudly what was assumed."""
+    for name, said in how_it_was_made(attrs):
+        err.print(f"  {name}: {said}", markup=False)
+    for question in questions(attrs):
+        err.print(f"[bold yellow]please check:[/] {escape(question)}")
+
+
 def say_what_is_odd(prepared: "Prepared") -> None:
     """What a person should know of a study before it is computed."""
     attrs = prepared.attrs
+    say_how_it_is_made(attrs)
     if attrs["weights"]["kind"] == "random":
         err.print("[bold yellow]random weights:[/] this study says nothing about a trained model")
-    for hint in prepared.hints:
-        err.print(f"[bold yellow]note:[/] {escape(hint)}")
     for odd in attrs["images"]["quarantined"][:5]:
         err.print(f"left out: {odd['image']}: {odd['reason']}", markup=False)
     if (more := len(attrs["images"]["quarantined"]) - 5) > 0:
@@ -171,15 +179,16 @@ def print_info(study: Study) -> None:
         table.add_row(what, "\n".join(said))
 
     grid = "×".join(map(str, model["grid"]))
-    prefix = ", ".join(model["prefix_tokens"]) or "none"
     row(
         "model",
-        f"{model['name']}: {model['num_layers']} layers × {model['num_heads']} heads, {grid} patches, "
-        f"prefix tokens: {prefix}, pooled by {model['pool']}",
+        f"{model['name']}: {model['num_layers']} layers × {model['num_heads']} heads, {grid} patches",
     )
-    weights = attrs["weights"]
-    loud = "[bold red]RANDOM, untrained[/]" if weights["kind"] == "random" else weights["kind"]
-    row("weights", f"{loud} {weights['file'] or ''} sha256 {weights['sha256'][:16]}…")
+    if attrs["weights"]["kind"] == "random":
+        row("weights", "[bold red]RANDOM, untrained[/]")
+    for name, said in how_it_was_made(attrs):
+        row(name, escape(said))
+    for question in questions(attrs):
+        row("[yellow]please check[/]", escape(question))
     row("images", f"{images['kept']:,} of {images['found']:,} in {images['folder']}, {images['labelled']:,} labelled")
     if images["quarantined"]:
         row("quarantined", *(f"{q['image']}: {q['reason']}" for q in images["quarantined"]))
