@@ -4,7 +4,8 @@ window.dash_clientside = window.dash_clientside || {};
     const MOMENT = 500; // ms
     const FIELDS = [
         "model", "weights", "checkpoint", "images", "per-class", "masks", "name",
-        "classes", "label-map", "no-labels", "image-size", "seed", "attention", "skip",
+        "classes", "label-map", "no-labels", "image-size", "mean", "std", "crop-pct", "interpolation", "pool", "outputs",
+        "part", "seed", "attention", "skip",
     ];
     const byId = id => document.getElementById(id);
     let timer = 0, times = 0;

@@ -18,6 +18,7 @@ from dashboard.selection import TABS, Selection, head_label
 from dashboard.views import choice
 from dashboard.words import METRICS, count, day_and_time, number, percent, short_name
 from store import pictures
+from store.made import how_it_was_made, questions
 from store.manifest import Manifest
 from store.study import StudyEntry
 
@@ -138,7 +139,7 @@ def filters() -> html.Details:
 
 def draw(facts: StudyFacts, chosen: Selection) -> tuple[Any, ...]:
     """The study in one line, its caveats, and the classes that its images are of."""
-    found = [*_private(facts.study.manifest), *caveats(facts.study.attrs, facts.image_ids)]
+    found = [*_private(facts.study.manifest), *caveats(facts.study.attrs, facts.image_ids), _made(facts.study.attrs)]
     return [part for caveat in found for part in _chip(caveat)], classes_present(facts), study_line(facts)
 
 
@@ -296,8 +297,9 @@ class Caveat:
 
 def caveats(attrs: dict[str, Any], image_ids: list[str]) -> list[Caveat]:
     """All caveats of a study, from its root attributes, the loud ones first."""
-    found = [_random(attrs), _near_chance(attrs), _copies(attrs), _quarantined(attrs), _nonfinite(attrs, image_ids)]
-    return [caveat for caveat in (*found, _left_out(attrs), _ignored(attrs)) if caveat is not None]
+    found = [_random(attrs), _near_chance(attrs), _to_check(attrs), _copies(attrs), _quarantined(attrs)]
+    found += [_nonfinite(attrs, image_ids), _left_out(attrs), _ignored(attrs)]
+    return [caveat for caveat in found if caveat is not None]
 
 
 def _private(manifest: Manifest) -> list[Caveat]:
@@ -365,6 +367,18 @@ def _nonfinite(attrs: dict[str, Any], image_ids: list[str]) -> Caveat | None:
     said = "Some numbers of these images are NaN or infinite: gaps in the views, and never first in a ranking."
     listed = _some(image_ids[image] for image in images)
     return Caveat("nonfinite", f"{len(images):,} not finite", (said, *listed))
+
+
+def _to_check(attrs: dict[str, Any]) -> Caveat | None:
+    asked = questions(attrs)
+    if not asked:
+        return None
+    return Caveat("check", f"{count(len(asked), 'thing')} to check", tuple(asked))
+
+
+def _made(attrs: dict[str, Any]) -> Caveat:
+    """What the study's numbers stand on: no caveat, and found where they are."""
+    return Caveat("made", "how it was made", tuple(f"{name}: {said}" for name, said in how_it_was_made(attrs)))
 
 
 def _left_out(attrs: dict[str, Any]) -> Caveat | None:

@@ -398,13 +398,26 @@ def _of_study(asked: StudyRequest, settings: Settings) -> list[tuple[str, str]]:
         found.append(("Masks", _below(asked.masks, settings.images, "images")))
     if asked.no_labels:
         found.append(("Labels", "none: the folders are not labels"))
+    if asked.mean is not None or asked.std is not None:
+        numbers = {"mean": asked.mean, "std": asked.std}
+        said = (f"{name} {', '.join(map(str, value))}" for name, value in numbers.items() if value is not None)
+        found.append(("Normalisation", "; ".join(said)))
     for term, path in (("Class names", asked.classes), ("Label map", asked.label_map)):
         if path is not None:
             found.append((term, _below(path, settings.images, "images")))
     if asked.image_size is not None:
         found.append(("Image size", "{} × {}".format(*asked.image_size)))
     usual = {field.name: field.default for field in fields(StudyRequest)}
-    for term, name in (("Attention", "attention"), ("Device", "device"), ("Seed", "seed")):
+    for term, name in (
+        ("Weights in file", "weights"),
+        ("Pooling", "pool"),
+        ("Outputs", "outputs"),
+        ("Crop", "crop_pct"),
+        ("Resizing", "interpolation"),
+        ("Attention", "attention"),
+        ("Device", "device"),
+        ("Seed", "seed"),
+    ):
         if getattr(asked, name) != usual[name]:
             found.append((term, str(getattr(asked, name))))
     if asked.skip:

@@ -7,6 +7,7 @@ asked for by itself; the study can be asked for when the price of these very inp
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,21 @@ from dashboard.offers import Offers
 from dashboard.views import choice
 from dashboard.views.jobs import place, price_line, stage_line, workers_line
 from dashboard.words import ago, count
+from store.made import how_it_was_made, questions
 from store.paths import STUDY_NAME, manifest_path
 from store.uploads import Upload
 from store.work import Job, JobNotFoundError, StudyAskedError, TooManyJobsError
-from workers.jobs import INTERACTIVE, SKIPPABLE, PriceRequest, StudyRequest, key_of
+from workers.jobs import (
+    INTERACTIVE,
+    INTERPOLATIONS,
+    NAMED_CLASSES,
+    POOLS,
+    SKIPPABLE,
+    PriceRequest,
+    StudyRequest,
+    channels,
+    key_of,
+)
 from workers.queue import Desk
 
 PAGE = "new"
@@ -42,6 +54,10 @@ UPLOADED = "new-study-uploaded"  # {"id": of the upload that is to be picked, if
 GO = "new-study-go"  # {"href": where the page goes, "said": what it says there}
 
 WEIGHTS = {"own": "timm's own", "checkpoint": "a checkpoint", "random": "random, untrained"}
+PART = {"auto": "auto", "ema": "averaged (EMA)", "plain": "plain"}
+OUTPUTS = {"auto": "auto", "classes": "classes, one is true", "other": "something else"}
+POOL = {"auto": "auto", **{each: each for each in POOLS}}
+INTERPOLATION = {"auto": "auto", **{each: each for each in INTERPOLATIONS}}
 ATTENTION = {"auto": "auto", "stored": "stored", "rebuilt": "rebuilt"}
 SIZE = re.compile(r"([1-9][0-9]{0,3})(?:\s*[x×]\s*([1-9][0-9]{0,3}))?")
 MOST_SEED = 2**32 - 1
@@ -61,6 +77,13 @@ FIELDS: dict[str, Any] = {
     "label_map": None,
     "no_labels": [],
     "image_size": "",
+    "mean": "",
+    "std": "",
+    "crop_pct": "",
+    "interpolation": "auto",
+    "pool": "auto",
+    "outputs": "auto",
+    "part": "auto",
     "seed": 0,
     "attention": "auto",
     "skip": [],
@@ -106,15 +129,24 @@ def form() -> dbc.Form:
     ]
     more = [
         _field("no_labels", "Labels", _tick("no_labels", "no", "the folders are not labels of the model's classes")),
-        _field("classes", "Class names", _list("classes", "the model's own"), "One a line in order, or JSON."),
+        _field(
+            "classes",
+            "Class names",
+            _list("classes", "those that are known"),
+            "A file of them in the order of the outputs, or a set that timm names. Says that the outputs are classes.",
+        ),
         _field("label_map", "Label map", _list("label_map", "none"), "CSV of label,class, where labels are not names."),
         _field("image_size", "Image size", _text("image_size", "the model's own"), "224, or 224x336 (height × width)."),
         _field(
-            "attention",
-            "Attention",
-            choice.radios(field_id("attention"), ATTENTION, FIELDS["attention"]),
-            "Auto stores matrices up to the set limit.",
+            "mean", "Mean", _text("mean", "from the weights' configuration"), "0.485,0.456,0.406 (red, green, blue)."
         ),
+        _field("std", "Std", _text("std", "from the weights' configuration"), "0.229,0.224,0.225; pixels are 0 to 1."),
+        _field("crop_pct", "Crop", _text("crop_pct", "as configured"), "Share of the resized picture, such as 0.875."),
+        _radios("interpolation", "Resizing", INTERPOLATION, "How pictures are resized."),
+        _radios("pool", "Pooling", POOL, "How the head reads the tokens. Auto: as the weights' configuration says."),
+        _radios("outputs", "Outputs", OUTPUTS, "Else: an embedding, several classes at once, measured values."),
+        _radios("part", "Weights in file", PART, "Of a checkpoint that has both. Auto takes the averaged ones."),
+        _radios("attention", "Attention", ATTENTION, "Auto stores matrices up to the set limit."),
         _field("seed", "Seed", _number("seed", 0, "0"), "Of layouts, of the autoencoder, of random weights."),
         _field("skip", "Leave out", _tick("skip", SKIPPABLE[0], "names and maps of patterns; they can be added later")),
     ]
@@ -124,7 +156,10 @@ def form() -> dbc.Form:
         [
             html.Div(first, className="fields"),
             html.Details(
-                [html.Summary("More: labels, image size, attention, seed"), html.Div(more, className="fields")]
+                [
+                    html.Summary("More: labels, classes, image size, preprocessing, pooling, attention, seed"),
+                    html.Div(more, className="fields"),
+                ]
             ),
             html.Div(
                 [html.H3("Price"), html.Div(id=PRICE, className="price", **{"aria-live": "polite"}), again],
@@ -157,6 +192,10 @@ def _field(name: str, label: str, control: Any, hint: Any = "", hidden: bool = F
         id=f"{field_id(name)}-field",
         hidden=hidden,
     )
+
+
+def _radios(name: str, label: str, labels: Mapping[str, str], hint: str) -> html.Div:
+    return _field(name, label, choice.radios(field_id(name), labels, FIELDS[name]), hint)
 
 
 def _list(name: str, placeholder: str) -> dcc.Dropdown:
@@ -224,12 +263,17 @@ def read_form(values: Mapping[str, Any], offers: Offers, models: list[str], stud
     read("images", lambda value: _one_of(value, sources(offers), "pictures that are there"))
     read("per_class", lambda value: _whole(value, 1, MOST_PER_CLASS))
     read("masks", lambda value: _one_of(value, folders(offers), "a folder that is there"))
-    read("classes", lambda value: _one_of(value, offers.class_lists(), "a file that is there"))
+    read("classes", lambda value: _one_of(value, class_lists(offers), "a file that is there, or a known set"))
     read("label_map", lambda value: _one_of(value, offers.tables(), "a file that is there"))
     read("no_labels", _ticked)
     read("skip", _ticked)
     read("image_size", _size)
     read("seed", lambda value: _whole(value, 0, MOST_SEED) or 0)
+    read("mean", lambda value: channels("Mean", _typed(value)))
+    read("std", lambda value: channels("Std", _typed(value), positive=True))
+    read("crop_pct", _share)
+    for name, choices in (("interpolation", INTERPOLATION), ("pool", POOL), ("outputs", OUTPUTS), ("part", PART)):
+        read(name, partial(_one_key, choices))
     read("attention", lambda value: _one_of(value or "auto", {name: name for name in ATTENTION}, "a way"))
     read("name", _name)
     if given.get("masks") is not None and given.get("masks") == given.get("images"):
@@ -250,6 +294,13 @@ def read_form(values: Mapping[str, Any], offers: Offers, models: list[str], stud
         checkpoint=given.get("checkpoint"),
         random_weights=given["weights"] == "random",
         image_size=given["image_size"],
+        weights=given["part"],
+        pool=None if given["pool"] == "auto" else given["pool"],
+        outputs=given["outputs"],
+        mean=given["mean"],
+        std=given["std"],
+        crop_pct=given["crop_pct"],
+        interpolation=None if given["interpolation"] == "auto" else given["interpolation"],
         classes=given["classes"],
         label_map=given["label_map"],
         no_labels=given["no_labels"],
@@ -271,6 +322,11 @@ def read_form(values: Mapping[str, Any], offers: Offers, models: list[str], stud
 
 def _none(given: Mapping[str, Any]) -> set[str]:
     return {name for name in FIELDS if given.get(name) is None}
+
+
+def class_lists(offers: Offers) -> dict[str, Path]:
+    """What can name the classes: files, and the sets that timm knows."""
+    return {name: Path(name) for name in NAMED_CLASSES} | offers.class_lists()
 
 
 def sources(offers: Offers) -> dict[str, Path]:
@@ -303,6 +359,28 @@ def _one_of(value: object, offered: Mapping[str, Any], what: str) -> Any:
     if not isinstance(value, str) or value not in offered:
         raise ValueError(f"{str(value)[:80]!r} is not {what}; pick one of the list")
     return offered[value]
+
+
+def _one_key(choices: Mapping[str, str], value: object) -> Any:
+    """One of the choices by its key; "auto" for nothing."""
+    return _one_of(value or "auto", {name: name for name in choices}, f"one of {', '.join(choices)}")
+
+
+def _typed(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _share(value: object) -> float | None:
+    """A share over 0 up to 1; None for none."""
+    if not isinstance(value, str) or not value.strip():
+        return None
+    try:
+        share = float(value.replace(",", "."))
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError("give a share over 0 up to 1, such as 0.875")
+    return share
 
 
 def _whole(value: object, least: int, most: int) -> int | None:
@@ -377,6 +455,7 @@ def priced(job: Job, result: Mapping[str, Any] | None, nobody: str = "") -> Pric
         return Priced(problem("The price is not there any more; measure again."), ended=True)
     if isinstance(refused := result.get("refused"), dict):
         where, message = str(refused.get("field")), str(refused.get("message"))
+        where = "part" if where == "weights" else where
         if where in FIELDS:
             return Priced("This cannot be computed: see above.", {where: message})
         return Priced(problem(message))
@@ -385,7 +464,20 @@ def priced(job: Job, result: Mapping[str, Any] | None, nobody: str = "") -> Pric
         if result.get("exists")
         else []
     )
-    return Priced([html.B(price_line(dict(result))), *there, *_images_line(result)], ready=True)
+    return Priced([html.B(price_line(dict(result))), *there, *_images_line(result), *_about(result)], ready=True)
+
+
+def _about(result: Mapping[str, Any]) -> list[Any]:
+    """What the study's numbers would stand on: what was assumed at once, all of it on demand."""
+    about = result.get("about")
+    if not isinstance(about, dict):
+        return []
+    rows = [part for name, said in how_it_was_made(about) for part in (html.Dt(name), html.Dd(said))]
+    asked = [html.Li(question) for question in questions(about)]
+    return [
+        *([html.Div([html.B("Please check:"), html.Ul(asked)], className="check", role="note")] if asked else []),
+        html.Details([html.Summary("How it will be made"), html.Dl(rows)], className="made"),
+    ]
 
 
 def _images_line(result: Mapping[str, Any]) -> list[Any]:
@@ -587,7 +679,7 @@ def offered(desk: Desk, offers: Offers) -> tuple[Any, ...]:
         checkpoints,
         [*own, *pictures, *lists],
         pictures,
-        list(offers.class_lists()),
+        list(class_lists(offers)),
         list(offers.tables()),
         of_models,
         of_pictures,
