@@ -99,7 +99,9 @@ def outputs_of_file(
     trained = bias is not None and bool(torch.any(bias != 0))  # a projection has no bias; timm fills in zeros
     if embeds and num_outputs == architectures_own and not trained:
         why = f"the {num_outputs} outputs are taken for an embedding, as those of timm's own {name} are"
-        return Outputs("other", why), f"{why}; if they are classes, say so with --classes or --outputs classes"
+        return Outputs(
+            "other", why
+        ), f"{why}; if they are classes, say so by class names (--classes) or outputs (--outputs classes)"
     return Outputs("classes", f"the head has {num_outputs:,} outputs"), ""
 
 

@@ -270,9 +270,9 @@ class OfFile:
         own = self.own.patch_embed.img_size
         grid, own_grid = (f"{each[0] // height}×{each[1] // width}" for each in (size, own))
         self.questions.append(
-            f"the position embeddings of {self.file.name} were taken for {grid} patches, as --image-size says; "
+            f"the position embeddings of {self.file.name} were taken for {grid} patches, as the image size says; "
             f"{own_grid} are as many. Were the weights trained at {size[0]}×{size[1]} pixels? If at {own[0]}×{own[1]}, "
-            "leave --image-size out"
+            "leave the image size out"
         )
 
     # What it is then
@@ -325,7 +325,7 @@ class OfFile:
         if subset is not None and self.choices.names is None:
             self.questions.append(
                 f"the {classes:,} classes may be those of {subset} or any others, so they have no names here. If they "
-                f"are, say --classes {subset}; else --classes FILE names them"
+                f"are, give {subset} as class names (--classes); if not, a file of their names"
             )
         return (), None
 
@@ -354,9 +354,9 @@ class OfFile:
         more = f", and {len(listed) - MOST_OTHERS} more ways" if len(listed) > MOST_OTHERS else ""
         self.questions.append(
             f"pictures are prepared with {here}, as timm prepares them for {self.name}; weights of the same shape were "
-            f"trained with {'; with '.join(listed[:MOST_OTHERS])}{more}. Which is right for {self.file.name}? Say it "
-            "with --mean, --std, --crop-pct and --interpolation, lay its config.json beside it, or give the model's "
-            "name with the tag of the weights"
+            f"trained with {'; with '.join(listed[:MOST_OTHERS])}{more}. Which is right for {self.file.name}? Give "
+            "mean, std, crop and interpolation, or lay its config.json beside it; on the command line, a tag in the "
+            "model's name says it too"
         )
 
 

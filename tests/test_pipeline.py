@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import xarray
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
 from precompute import analysis
@@ -31,7 +34,9 @@ from workers import prepare as preparation
 from workers import study as pipeline
 from workers.images import ImageSourceError
 from workers.jobs import StudyRequest
+from workers.labels import LabelError
 from workers.prepare import prepare, unit_size
+from workers.refusals import field_of
 from workers.stages import STAGES
 
 MODEL = "test_vit"
@@ -219,6 +224,25 @@ def test_hints_are_said_before_anything_is_computed(tmp_path, settings, capsys):
     terminal.say_what_is_odd(prepared)
     assert "please check: the folders are taken as class numbers. torchvision's" in capsys.readouterr().err
     assert prepared.attrs["made"]["questions"][0].startswith("the folders are taken as class numbers")
+
+
+def test_labels_without_names_to_match_lead_to_the_set_of_classes_that_has_them(tmp_path, settings):
+    folder = picture_folder(tmp_path / "pictures", classes=["n01440764", "n01494475"], each=1)
+    file = tmp_path / "w.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=1000).state_dict(), file)
+    request = request_for(folder, random_weights=False, checkpoint=file, image_size=None)
+    with pytest.raises(LabelError, match="--classes imagenet-1k names them, if these weights") as refused:
+        prepare(request, settings, quiet)
+    assert field_of(refused.value, request) == "classes"
+    named = prepare(replace(request, classes=Path("imagenet-1k")), settings, quiet)
+    assert (named.attrs["settings"]["labels"], named.label.tolist()) == ("wnids", [0, 4])
+    assert named.attrs["made"]["classes"] == "the names of imagenet-1k, as --classes says"
+    tagged = prepare(replace(request, model="test_vit.r160_in1k", name="tagged"), settings, quiet)
+    assert tagged.label.tolist() == [0, 4]
+    own = picture_folder(tmp_path / "own", classes=["ash", "beech"], each=1)
+    with pytest.raises(LabelError) as of_names:
+        prepare(replace(request, images=own, classes=Path("imagenet-1k")), settings, quiet)
+    assert "names them" not in str(of_names.value)
 
 
 def test_a_set_of_bad_pictures_only_is_refused_with_the_first_reason(tmp_path, settings):

@@ -116,11 +116,12 @@ def test_weights_whose_like_were_trained_with_other_pixels_are_asked_about_unles
     def known(name, **choices):
         with torch.device("meta"):
             model = timm.create_model(name, depth=1, num_classes=5)
-        return OfFile(name, model.state_dict(), tmp_path / "w.safetensors", Choices(**choices)).provenance(model)[1]
+        state = model.state_dict() | {"head.bias": torch.zeros(5)}
+        return OfFile(name, state, tmp_path / "w.safetensors", Choices(**choices)).provenance(model)[1]
 
     (question,) = known("vit_tiny_patch16_224").questions
     assert "mean 0.5, 0.5, 0.5" in question and "mean 0.485, 0.456, 0.406" in question
-    assert "deit_tiny_patch16_224.fb_in1k" in question and "--mean" in question
+    assert "deit_tiny_patch16_224.fb_in1k" in question and "Give mean, std" in question
     assert "assumed of this file" in known("vit_tiny_patch16_224").sources["preprocessing"]
     assert known("vit_tiny_patch16_224.augreg_in21k_ft_in1k").questions == ()
     all_said = IMAGENET | {"interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"}
@@ -245,7 +246,7 @@ def test_a_thousand_outputs_have_imagenets_names_only_if_somebody_says_that_they
     _, known = opened(model, tmp_path)
     assert known.class_names == () and known.wnids is None
     assert known.sources["classes"] == "not known, so class 0 to class 999"
-    assert "--classes imagenet-1k" in known.questions[0]
+    assert "give imagenet-1k as class names" in known.questions[0]
     tag = next(iter(get_arch_pretrained_cfgs(NAME))).partition(".")[2]
     _, known = opened(model, tmp_path, f"{NAME}.{tag}")
     assert known.class_names[0].startswith("tench") and known.wnids[0] == "n01440764"

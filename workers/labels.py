@@ -36,9 +36,19 @@ class ClassNames:
         if self.wnids is not None and len(self.wnids) != len(self.names):
             raise LabelError(f"{len(self.wnids)} WordNet ids for {len(self.names)} classes; give one for each")
 
+    @classmethod
+    def numbered(cls, size: int) -> ClassNames:
+        """What classes are called that nobody has named."""
+        return cls(tuple(f"class {index}" for index in range(size)))
+
     @property
     def size(self) -> int:
         return len(self.names)
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether nobody has named them."""
+        return self == ClassNames.numbered(self.size)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from precompute.checkpoint import kind_of_weights
 from precompute.importance import TOP
 from precompute.model import ViT
 from precompute.names import check_name
-from precompute.outputs import named_classes
+from precompute.outputs import named_classes, subset_of
 from precompute.pattern_names import CLS_PATTERNS, PATCH_PATTERNS
 from precompute.preprocess import seen_by, thumbnail_size
 from precompute.provenance import PREPROCESSING, Choices
@@ -35,7 +35,7 @@ from workers.copies import copies_of
 from workers.decode import Kept, Quarantined, load, scan
 from workers.images import ImageSet, ImageSourceError, find_images, fingerprint
 from workers.jobs import NAMED_CLASSES, StudyRequest
-from workers.labels import ClassNames, match_labels, own_classes, read_class_names
+from workers.labels import ClassNames, LabelError, match_labels, own_classes, read_class_names
 from workers.masks import Masks, object_shares
 
 # stage, done, of how many, and what it is counted in
@@ -283,7 +283,7 @@ def class_names_of(vit: ViT, weights: Weights, given: ClassNames | None) -> Clas
     if given is not None:
         return given
     known = weights.provenance
-    return ClassNames(known.class_names or tuple(f"class {i}" for i in range(vit.num_classes)), known.wnids)
+    return ClassNames(known.class_names, known.wnids) if known.class_names else ClassNames.numbered(vit.num_classes)
 
 
 def labels_of(request: StudyRequest, vit: ViT, classes: ClassNames, kept: Sequence[Kept]) -> Labels:
@@ -296,7 +296,13 @@ def labels_of(request: StudyRequest, vit: ViT, classes: ClassNames, kept: Sequen
         classes, match = own_classes(given)
     else:
         mapping = None if request.no_labels else request.label_map
-        match = match_labels(given, classes, mapping, folders=request.images.is_dir())
+        try:
+            match = match_labels(given, classes, mapping, folders=request.images.is_dir())
+        except LabelError as error:
+            subset = subset_of(vit.num_classes)
+            if subset is None or not classes.are_numbers:
+                raise
+            raise LabelError(f"{error}\n--classes {subset} names them, if these weights were trained on it.") from None
     return Labels(classes.names, match.index, match.rule, match.hints)
 
 

@@ -13,6 +13,8 @@ from workers.study import StudyExistsError
 
 # An error that begins with an option speaks of the field of that name.
 _OPTION = re.compile(r"--(image-size|pool|outputs|classes|weights|mean|std|crop-pct|interpolation)\b")
+# Labels that fit no class, where the classes have no names yet.
+_UNNAMED = re.compile(r"^--classes \S+ names them", re.MULTILINE)
 
 _FIELDS: dict[type[ValueError], str] = {
     StudyNameError: "name",
@@ -34,7 +36,7 @@ def field_of(error: Exception, request: StudyRequest) -> str | None:
         return option[1].replace("-", "_")
     if field == "model" and request.checkpoint is not None and request.checkpoint.name in said:
         return "checkpoint"
-    if field == "label_map" and request.label_map is None and request.classes is not None:
+    if field == "label_map" and request.label_map is None and (request.classes or _UNNAMED.search(said)):
         return "classes"
     if field == "images" and said.startswith("per_class"):
         return "per_class"

@@ -43,7 +43,11 @@ window.dash_clientside = window.dash_clientside || {};
         const sorted = order === "name" ? [...rows].sort((a, b) => a.name < b.name ? -1 : 1) : rows;
         const head = COLUMNS.map((column, i) => make(column ? "th" : "td", i > 1 && i < 5 ? {class: "number"} : {}, column));
         const body = sorted.map(row => make("tr", {class: `study ${row.state}`}, ...(row.href ? opens(row) : opensNot(row))));
+        const focused = list.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
         list.replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body)));
+        if (focused) { // by keyboard one goes on where one was
+            [...list.querySelectorAll("a")].find(link => link.getAttribute("href") === focused)?.focus();
+        }
     }
 
     document.addEventListener("click", event => {

@@ -285,19 +285,19 @@ class Caveat:
     Attributes:
         kind: Of what: a word for ids.
         label: In the header.
-        said: What it means, a paragraph a line.
+        said: What it means, a paragraph each.
         loud: Whether it makes the whole study doubtful.
     """
 
     kind: str
     label: str
-    said: tuple[str, ...]
+    said: tuple[Any, ...]
     loud: bool = False
 
 
 def caveats(attrs: dict[str, Any], image_ids: list[str]) -> list[Caveat]:
     """All caveats of a study, from its root attributes, the loud ones first."""
-    found = [_random(attrs), _near_chance(attrs), _to_check(attrs), _copies(attrs), _quarantined(attrs)]
+    found = [_random(attrs), _near_chance(attrs), _copies(attrs), _quarantined(attrs)]
     found += [_nonfinite(attrs, image_ids), _left_out(attrs), _ignored(attrs)]
     return [caveat for caveat in found if caveat is not None]
 
@@ -369,16 +369,13 @@ def _nonfinite(attrs: dict[str, Any], image_ids: list[str]) -> Caveat | None:
     return Caveat("nonfinite", f"{len(images):,} not finite", (said, *listed))
 
 
-def _to_check(attrs: dict[str, Any]) -> Caveat | None:
-    asked = questions(attrs)
-    if not asked:
-        return None
-    return Caveat("check", f"{count(len(asked), 'thing')} to check", tuple(asked))
-
-
 def _made(attrs: dict[str, Any]) -> Caveat:
-    """What the study's numbers stand on: no caveat, and found where they are."""
-    return Caveat("made", "how it was made", tuple(f"{name}: {said}" for name, said in how_it_was_made(attrs)))
+    """What the study's numbers stand on: what a person should check of it first, then all of it."""
+    asked = questions(attrs)
+    label = "how it was made" + (f" · {len(asked)} to check" if asked else "")
+    checked = ["Please check:", *asked] if asked else []
+    rows = [[html.B(name), f" {said}"] for name, said in how_it_was_made(attrs)]
+    return Caveat("made", label, (*checked, *rows))
 
 
 def _left_out(attrs: dict[str, Any]) -> Caveat | None:

@@ -144,8 +144,10 @@ def form() -> dbc.Form:
         _field("crop_pct", "Crop", _text("crop_pct", "as configured"), "Share of the resized picture, such as 0.875."),
         _radios("interpolation", "Resizing", INTERPOLATION, "How pictures are resized."),
         _radios("pool", "Pooling", POOL, "How the head reads the tokens. Auto: as the weights' configuration says."),
-        _radios("outputs", "Outputs", OUTPUTS, "Else: an embedding, several classes at once, measured values."),
-        _radios("part", "Weights in file", PART, "Of a checkpoint that has both. Auto takes the averaged ones."),
+        _radios(
+            "outputs", "Outputs", OUTPUTS, "Something else: an embedding, several classes at once, measured values."
+        ),
+        _radios("part", "Weights in file", PART, "Of a file that has both. Auto takes the averaged ones."),
         _radios("attention", "Attention", ATTENTION, "Auto stores matrices up to the set limit."),
         _field("seed", "Seed", _number("seed", 0, "0"), "Of layouts, of the autoencoder, of random weights."),
         _field("skip", "Leave out", _tick("skip", SKIPPABLE[0], "names and maps of patterns; they can be added later")),
