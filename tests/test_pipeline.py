@@ -38,6 +38,7 @@ from workers.labels import LabelError
 from workers.prepare import prepare, unit_size
 from workers.refusals import field_of
 from workers.stages import STAGES
+from workers.study_model import open_model_of
 
 MODEL = "test_vit"
 NOTHING = frozenset()
@@ -243,6 +244,36 @@ def test_labels_without_names_to_match_lead_to_the_set_of_classes_that_has_them(
     with pytest.raises(LabelError) as of_names:
         prepare(replace(request, images=own, classes=Path("imagenet-1k")), settings, quiet)
     assert "names them" not in str(of_names.value)
+
+
+def test_what_a_study_was_made_with_is_found_again_when_nothing_beside_the_weights_says_it_any_more(tmp_path, settings):
+    """Pooling, normalisation and one logit of two classes, which no tensor tells, are those of the study."""
+    folder = picture_folder(tmp_path / "pictures", classes=["no", "yes"], each=1)
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=1, global_pool="avg", fc_norm=False).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    settings.models.mkdir(parents=True)
+    save_file(model.state_dict(), settings.models / "w.safetensors")
+    config = {
+        "architecture": "test_vit",
+        "global_pool": "avg",
+        "mean": [0.1, 0.2, 0.3],
+        "id2label": {"0": "no", "1": "yes"},
+    }
+    (settings.models / "config.json").write_text(json.dumps(config))
+    request = request_for(folder, random_weights=False, checkpoint=settings.models / "w.safetensors", image_size=None)
+    study, _, _ = compute(request, settings)
+    (settings.models / "config.json").unlink()
+    again = open_model_of(study, settings, "cpu")
+    pixels = torch.from_numpy(study.read("pixels"))
+    assert np.allclose(again.forward(pixels), study.read("logits"), atol=1e-5)
+    normalised = (pixels / 255 - torch.tensor(config["mean"])) / torch.tensor(again.preprocessing["std"])
+    with torch.inference_mode():
+        by_hand = model(normalised.permute(0, 3, 1, 2)).sigmoid()[:, 0].numpy()
+    assert np.allclose(study.read("probability")[:, 1], by_hand, atol=1e-6)
+    assert study.class_names == ["no", "yes"] and study.read("label").tolist() == [0, 1]
 
 
 def test_a_set_of_bad_pictures_only_is_refused_with_the_first_reason(tmp_path, settings):
