@@ -373,7 +373,7 @@ def _made(attrs: dict[str, Any]) -> Caveat:
     """What the study's numbers stand on: what a person should check of it first, then all of it."""
     asked = questions(attrs)
     label = "how it was made" + (f" · {len(asked)} to check" if asked else "")
-    checked = ["Please check:", *asked] if asked else []
+    checked = [html.B("Please check"), *(f"{each[0].upper()}{each[1:]}" for each in asked)] if asked else []
     rows = [[html.B(name), f" {said}"] for name, said in how_it_was_made(attrs)]
     return Caveat("made", label, (*checked, *rows))
 

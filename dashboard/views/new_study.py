@@ -475,7 +475,7 @@ def _about(result: Mapping[str, Any]) -> list[Any]:
     if not isinstance(about, dict):
         return []
     rows = [part for name, said in how_it_was_made(about) for part in (html.Dt(name), html.Dd(said))]
-    asked = [html.Li(question) for question in questions(about)]
+    asked = [html.Li(f"{question[0].upper()}{question[1:]}") for question in questions(about)]
     return [
         *([html.Div([html.B("Please check:"), html.Ul(asked)], className="check", role="note")] if asked else []),
         html.Details([html.Summary("How it will be made"), html.Dl(rows)], className="made"),
