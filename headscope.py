@@ -32,6 +32,7 @@ from store.study import Study, delete, list_studies, open_published
 from store.work import ENDED, Job, JobNotFoundError
 from workers.jobs import (
     INTERPOLATIONS,
+    LEAST_CROP,
     NAMED_CLASSES,
     OUTPUTS,
     POOLS,
@@ -160,7 +161,9 @@ def _study_request(
     attention: Annotated[str, typer.Option(help="auto, stored or rebuilt.")] = "auto",
     precision: Annotated[str, typer.Option(help="Arithmetic of importance: float32.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of layouts, of the autoencoder, of random weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of layouts, of the autoencoder, of random weights.", min=0, max=2**32 - 1)
+    ] = 0,
     masks: Annotated[Path | None, typer.Option(help="A folder with a PNG mask of each image's object.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="patterns: leave out maps and names of patterns.")] = None,
 ) -> StudyRequest:
@@ -174,8 +177,10 @@ def _study_request(
     for option, given, allowed in (("--pool", pool, POOLS), ("--interpolation", interpolation, INTERPOLATIONS)):
         if given is not None:
             _one_of(option, given, allowed)
-    if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise ValueError(f"--crop-pct {crop_pct} is no share; give a number over 0 up to 1, such as 0.875")
+    if crop_pct is not None and not LEAST_CROP <= crop_pct <= 1:
+        raise ValueError(f"--crop-pct {crop_pct} is not right; give a share of {LEAST_CROP} to 1, such as 0.875")
+    if weights != "auto" and checkpoint is None:
+        raise ValueError(f"--weights {weights} is of a file; give --checkpoint FILE, or leave it out")
     _check_precision(precision)
     if random_weights and checkpoint:
         raise ValueError("--random-weights and --checkpoint exclude each other; give one of them")

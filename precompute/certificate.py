@@ -79,7 +79,7 @@ def _refuse_if_wrong(vit: ViT, certificate: Certificate) -> None:
             raise CertificateError(
                 f"{vit.name} cannot be certified: that {claim} does not hold on {certificate.images} images of this "
                 f"set (largest relative error {error:.1e}, allowed {certificate.tolerance:.0e}); nothing was computed. "
-                "Weights with NaN or Inf do this, and so does a forward pass that was changed"
+                "Weights with NaN or Inf do this, and so do a mean and std of other pixels and a changed forward pass"
             )
 
 

@@ -7,14 +7,16 @@ that trainers leave beside the weights do. They are read as data, bounded and ch
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from precompute.errors import ModelError
 
 MODEL_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
+LEAST_CROP = 0.1  # of the resized side: a picture is resized to so many times the model's input
 MOST_BYTES = 16 << 20  # the 21,843 names of ImageNet-21k with their descriptions take 2 MB
 
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
@@ -43,7 +45,7 @@ class Configuration:
     one_class:      whether an image is of one true class; None where nothing says so
     not_classes:    why an image is not of one true class
     preprocessing:  mean, std, interpolation, crop_pct, crop_mode, of those that are said
-    preprocessing_file: which file says so
+    said_by:        the file that says each of them
     """
 
     architecture: str | None = None
@@ -55,7 +57,7 @@ class Configuration:
     one_class: bool | None = None
     not_classes: str = ""
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    preprocessing_file: str = MODEL_FILE
+    said_by: Mapping[str, str] = field(default_factory=dict)
 
 
 def configuration_beside(weights: Path, architecture: str) -> Configuration | None:
@@ -74,8 +76,12 @@ def configuration_beside(weights: Path, architecture: str) -> Configuration | No
     found = Configuration() if model is None else _of_model(model, weights.parent / MODEL_FILE, architecture)
     if preprocessor is None or found.architecture not in (None, architecture):
         return found
-    preprocessing = _of_preprocessor(preprocessor, weights.parent / PREPROCESSOR_FILE)
-    return Configuration(**{**vars(found), "preprocessing": preprocessing, "preprocessing_file": PREPROCESSOR_FILE})
+    more = _of_preprocessor(preprocessor, weights.parent / PREPROCESSOR_FILE)
+    return replace(
+        found,
+        preprocessing={**found.preprocessing, **more},
+        said_by={**found.said_by, **dict.fromkeys(more, PREPROCESSOR_FILE)},
+    )
 
 
 def _object(file: Path) -> dict[str, Any] | None:
@@ -119,7 +125,7 @@ class _Fields:
         if value is None or is_right(value):
             return value
         raise ModelError(
-            f"{self.file}: {name} is {str(value)[:60]}; right is {right}. Mend it, or move the file elsewhere"
+            f"{self.file}: {name} is {_json(value)}; right is {right}. Mend it, or move the file elsewhere"
         )
 
     def text(self, name: str) -> str | None:
@@ -127,7 +133,8 @@ class _Fields:
         return found
 
     def one_of(self, name: str, choices: tuple[Any, ...]) -> Any:
-        return self(name, f"one of {', '.join(map(str, choices))}", lambda value: value in choices)
+        shown = ", ".join(str(choice) for choice in choices if choice != "")
+        return self(name, f"one of {shown}", lambda value: not isinstance(value, bool) and value in choices)
 
     def whole(self, name: str) -> int | None:
         found: int | None = self(name, "a whole number from 0 on", lambda value: type(value) is int and value >= 0)
@@ -145,6 +152,26 @@ class _Fields:
         return None if found is None else tuple(map(float, found))
 
 
+def _json(value: object) -> str:
+    return json.dumps(value)[:60]
+
+
+def _pixels(said: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Of `said` what is there, its mean and std of pixels from 0 to 1.
+
+    Raises:
+        ModelError: They are of other numbers.
+    """
+    for name, least in (("mean", 0.0), ("std", math.nextafter(0, 1))):
+        if said.get(name) is not None and not all(least <= x <= 1 for x in said[name]):
+            shown = ", ".join(f"{x:.4g}" for x in said[name])
+            raise ModelError(
+                f"{file}: {name} comes to {shown}, which is not of pixels from 0 to 1; divide numbers of 0 to 255 by "
+                "255, or move the file elsewhere"
+            )
+    return {key: value for key, value in said.items() if value is not None}
+
+
 def _is_number(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
@@ -158,7 +185,7 @@ def _of_model(found: dict[str, Any], file: Path, wanted: str) -> Configuration:
     architecture, _, tag = name.partition(".")
     if architecture not in ("", wanted):
         return Configuration(architecture)
-    crop_pct = cfg("crop_pct", "a number over 0 up to 2", lambda value: _is_number(value) and 0 < value <= 2)
+    crop_pct = cfg("crop_pct", f"{LEAST_CROP} to 1", lambda value: _is_number(value) and LEAST_CROP <= value <= 1)
     preprocessing = {
         "mean": cfg.three("mean"),
         "std": cfg.three("std", positive=True),
@@ -166,8 +193,9 @@ def _of_model(found: dict[str, Any], file: Path, wanted: str) -> Configuration:
         "crop_pct": crop_pct,
         "crop_mode": cfg.one_of("crop_mode", CROP_MODES),
     }
-    if preprocessing["interpolation"] == "random":  # of training; to evaluate, timm takes bilinear
+    if preprocessing["interpolation"] == "random":  # of training, and none to evaluate with
         preprocessing["interpolation"] = None
+    read = _pixels(preprocessing, file)
     names = _label_names(cfg)
     problem = fields.one_of("problem_type", (*_NOT_ONE_CLASS, "single_label_classification"))
     not_classes = _NOT_ONE_CLASS.get(problem, "")
@@ -180,7 +208,8 @@ def _of_model(found: dict[str, Any], file: Path, wanted: str) -> Configuration:
         class_names=names,
         one_class=False if not_classes else True if names or problem else None,
         not_classes=not_classes and f"{file.name} says problem_type {problem}: {not_classes}",
-        preprocessing={key: value for key, value in preprocessing.items() if value is not None},
+        preprocessing=read,
+        said_by=dict.fromkeys(read, file.name),
     )
 
 
@@ -216,7 +245,11 @@ def _label_names(fields: _Fields) -> tuple[str, ...]:
     listed = fields(
         "label_names", "a list of texts", lambda value: isinstance(value, list) and all(map(_is_name, value))
     )
-    described = fields("label_descriptions", "an object of texts", lambda value: isinstance(value, dict))
+    described = fields(
+        "label_descriptions",
+        "an object of texts",
+        lambda value: isinstance(value, dict) and all(map(_is_name, value.values())),
+    )
     if listed:
         texts = described or {}
         return tuple(str(texts.get(name) or name).strip() for name in listed)
@@ -235,14 +268,15 @@ def _is_numbered(names: dict[str, Any]) -> bool:
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
 def _of_preprocessor(found: dict[str, Any], file: Path) -> dict[str, Any]:
     """transformers' preprocessing, as timm's evaluation transform does it.
 
     A size of height and width squashes the picture to it; one of the shortest edge keeps its shape. What is cropped
-    from the middle is a share of that size. The resized pixels differ by up to 2 of 255 levels.
+    from the middle is a share of that size. Resized pixels differ by up to 2 of 255 levels, and the crop lies one pixel
+    aside where resized side less cropped side is 3 more than a multiple of 4: the two round halves otherwise.
 
     Raises:
         ModelError: It does something that timm's transform does not.
@@ -256,11 +290,18 @@ def _of_preprocessor(found: dict[str, Any], file: Path) -> dict[str, Any]:
     mean, std = fields.three("image_mean"), fields.three("image_std", positive=True)
     if fields("do_normalize", *is_flag) is False:
         mean, std = (0.0,) * 3, (1.0,) * 3
-    said["mean"] = mean and tuple(round(value / factor, 9) for value in mean)
+    offset = 1 if fields("rescale_offset", *is_flag) else 0  # is subtracted before the mean is
+    said["mean"] = mean and tuple(round((value + offset) / factor, 9) for value in mean)
     said["std"] = std and tuple(round(value / factor, 9) for value in std)
-    if fields("do_resize", *is_flag) is not False:
-        said |= _sizes(fields, crops=fields("do_center_crop", *is_flag))
-    return {key: value for key, value in said.items() if value is not None}
+    crops = fields("do_center_crop", *is_flag)
+    if fields("do_resize", *is_flag) is False:
+        if crops:
+            raise ModelError(
+                f"{file}: pictures are cropped and not resized, so that each is seen at another scale; timm's "
+                "transform cannot do that. Resize the pictures, or move the file elsewhere"
+            )
+        return _pixels(said | {"crop_mode": "squash", "crop_pct": 1.0}, file)  # they have the model's size already
+    return _pixels(said | _sizes(fields, crops=crops), file)
 
 
 def _sizes(fields: _Fields, *, crops: bool | None) -> dict[str, Any]:
@@ -268,25 +309,41 @@ def _sizes(fields: _Fields, *, crops: bool | None) -> dict[str, Any]:
     size, cropped = _sides(fields, "size"), _sides(fields, "crop_size")
     if size is None:
         return {}
-    height, _, keeps_shape = size
+    height, width, keeps_shape = size
+    if keeps_shape is None:
+        kind = fields.text("image_processor_type") or fields.text("feature_extractor_type") or ""
+        keeps_shape = bool(re.search(r"CLIP|^Bit", kind))
+        if crops and not keeps_shape and not re.match(r"ViT|DeiT|Beit", kind):
+            raise ModelError(
+                f"{fields.file}: size is one number, which may mean the shortest edge or both sides; write "
+                '{"shortest_edge": 224} or {"height": 224, "width": 224}'
+            )
+    if crops and cropped is not None and not keeps_shape and cropped[0] * width != cropped[1] * height:
+        raise ModelError(
+            f"{fields.file}: size and crop_size are of another shape, {height}×{width} and {cropped[0]}×{cropped[1]}, "
+            "which timm's transform cannot do; mend it, or move the file elsewhere"
+        )
     if keeps_shape:
         if not crops or cropped is None:
             raise ModelError(
                 f"{fields.file}: pictures keep their shape and are not cropped, so that each has a size of its own; a "
                 "ViT of one grid of patches needs size with height and width, or do_center_crop with crop_size"
             )
-        return {"crop_mode": "center", "crop_pct": _share(cropped[0], height)}
-    return {"crop_mode": "squash", "crop_pct": _share(cropped[0], height) if crops and cropped is not None else 1.0}
+        return {"crop_mode": "center", "crop_pct": _share(min(cropped[:2]), height, fields.file)}
+    share = _share(cropped[0], height, fields.file) if crops and cropped is not None else 1.0
+    return {"crop_mode": "squash", "crop_pct": share}
 
 
-def _share(cropped: int, resized: int) -> float:
+def _share(cropped: int, resized: int, file: Path) -> float:
     """The share that is cropped, such that timm's rounding of cropped / share down gives the resized side again."""
     share = cropped / resized
+    if not LEAST_CROP <= share <= 1:
+        raise ModelError(f"{file}: crop_size is {cropped} of {resized} pixels; right is a share of {LEAST_CROP} to 1")
     return share if math.floor(cropped / share) == resized else math.nextafter(share, 0)
 
 
-def _sides(fields: _Fields, name: str) -> tuple[int, int, bool] | None:
-    """Height, width, and whether it is the shortest edge; older files have one number for both sides."""
+def _sides(fields: _Fields, name: str) -> tuple[int, int, bool | None] | None:
+    """Height, width, and whether it is the shortest edge; None for one number, as older files have it."""
     sets = ({"height", "width"}, {"shortest_edge"})
 
     def is_right(value: Any) -> bool:
@@ -298,7 +355,7 @@ def _sides(fields: _Fields, name: str) -> tuple[int, int, bool] | None:
     if found is None:
         return None
     if isinstance(found, int):
-        return found, found, False
+        return found, found, None
     if "shortest_edge" in found:
         return found["shortest_edge"], found["shortest_edge"], True
     return found["height"], found["width"], False

@@ -128,7 +128,9 @@ def outputs_as_said(said: str, num_outputs: int, num_names: int | None, name: st
     expected = 2 if num_outputs == 1 else num_outputs
     if num_names is not None and num_names != expected:
         of_one = " (one logit stands for two)" if num_outputs == 1 else ""
-        raise ModelError(f"--classes names {num_names} classes; {name} here has {expected}{of_one}")
+        raise ModelError(
+            f"--classes names {num_names} classes; {name} here has {expected}{of_one}. Give one name for each, in order"
+        )
     return Outputs("logit" if num_outputs == 1 else "classes", how)
 
 

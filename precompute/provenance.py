@@ -44,6 +44,8 @@ class Choices:
     names:   how many class names were given
     mean, std: by which pixels of 0 to 1 are normalised, of red, green and blue
     crop_pct:  share of the resized picture's side that is cropped from its middle
+    positions: "as they are" or "resampled": of position embeddings that fit two sizes; None leaves it to what is known
+    beside:    whether the configuration beside a file of weights is read
     """
 
     weights: str = "auto"
@@ -55,6 +57,8 @@ class Choices:
     interpolation: str | None = None
     crop_pct: float | None = None
     crop_mode: str | None = None
+    positions: str | None = None
+    beside: bool = True
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -128,22 +132,25 @@ class OfFile:
 
     def _configuration(self) -> Configuration | None:
         """What lies beside the file, if it is of these weights."""
-        found = configuration_beside(self.file, self.architecture)
+        found = configuration_beside(self.file, self.architecture) if self.choices.beside else None
         if found is None:
             return None
         if found.architecture not in (None, self.architecture):
             self.questions.append(
-                f"config.json beside {self.file.name} is of {found.architecture}, not of {self.architecture}, and was "
-                "not used; is it these weights' architecture?"
+                f"config.json beside {self.file.name} is of {found.architecture}, not of {self.architecture}, so "
+                "nothing beside the weights was used; give that name if they are of it, or move the file elsewhere"
             )
             return None
-        heads = self.state.get("head.weight")
-        if heads is not None and found.num_classes not in (None, len(heads)):
-            self.questions.append(
-                f"config.json beside {self.file.name} is of {found.num_classes} outputs and the head has {len(heads)}: "
-                "it may be another model's, and was not used"
-            )
-            return None
+        head = self.state.get("head.weight")
+        outputs = None if head is None or not head.dim() else len(head)
+        fitting = (None, outputs, 2 if outputs == 1 else outputs)
+        for said in (found.num_classes, len(found.class_names) or None):
+            if outputs is not None and said not in fitting:
+                self.questions.append(
+                    f"config.json beside {self.file.name} is of {said} outputs and the head has {outputs}: it may be "
+                    "another model's, so nothing beside the weights was used; mend it, or move it elsewhere"
+                )
+                return None
         return found
 
     # With what arguments its model is made
@@ -185,10 +192,11 @@ class OfFile:
         after, before = "fc_norm.weight" in self.state, "norm.weight" in self.state
         own = str(self.own.global_pool)
         said = self.configuration.pool if self.configuration is not None else None
+        asked = "--pool"
         if self.choices.pool is not None:
             pool, source = self.choices.pool, "--pool"
         elif said is not None:
-            pool, source = said, "config.json beside the weights"
+            pool, source, asked = said, "config.json beside the weights", "global_pool of config.json is"
         elif attends:
             pool, source = "map", "the file, which has attn_pool"
         elif after and not before and own not in ("avg", "avgmax", "max"):
@@ -198,18 +206,18 @@ class OfFile:
         else:
             pool, source = own, f"timm's configuration of {self.name}, assumed of this file"
         self.sources["pool"] = source
-        check_pool(self.name, self.own, pool)
+        check_pool(self.name, self.own, pool, asked)
         if (pool == "map") != attends:
             has = "has attn_pool, which pools by attention (map)" if attends else "has no attn_pool, which map needs"
-            raise ModelError(f"--pool {pool}: {self.file.name} {has}; give another --pool, or none")
+            raise ModelError(f"{asked} {pool}: {self.file.name} {has}; give another pooling (--pool)")
         return pool
 
     def image_size(self, asked: tuple[int, int] | None) -> tuple[int, int] | None:
         """The size that the model is made at, (height, width); None for the name's own.
 
         Position embeddings are taken as they are where their number fits that size, and never resampled twice: a file
-        that was trained at a size is made at that size. If only the name's own size fits, the model is made so and may
-        be resampled afterwards.
+        that was trained at a size is made at that size. If only the name's own size fits, or the file is known to be
+        of it, the model is made so and may be resampled afterwards.
 
         Args:
             asked: What the person wants.
@@ -217,18 +225,35 @@ class OfFile:
             ModelError: The file was trained at neither.
         """
         rows, own_rows = self._rows()
-        if rows is None or (asked is None and rows == own_rows):
+        if rows is None or own_rows is None:
             return None
-        if asked is None and self.configuration is not None:
-            asked = self.configuration.input_size
+        own = tuple(self.own.patch_embed.img_size)
+        said = self.configuration.input_size if self.configuration is not None else None
+        if asked is None and said not in (None, own):
+            height, width = self.own.patch_embed.patch_size
+            if rows == self._rows_at(said) and not said[0] % height and not said[1] % width:
+                asked = said
+            elif rows == own_rows:
+                self._ask_about_size(said, own)
+        if asked is None and rows == own_rows:
+            return None
         if asked is None or rows not in (own_rows, self._rows_at(asked)):
             raise self._wrong_size(rows, asked)
-        if rows != self._rows_at(asked):
+        fits_both = rows == own_rows and asked != own
+        known_to_be_own = bool(self.tag) or said == own
+        resample = self.choices.positions == "resampled" if self.choices.positions else fits_both and known_to_be_own
+        if rows != self._rows_at(asked) or (fits_both and resample):
             return None
         self.sources["positions"] = f"as they are in the file, for {asked[0]}×{asked[1]} pixels"
-        if rows == own_rows and asked != tuple(self.own.patch_embed.img_size):
+        if fits_both and said != asked and self.choices.positions is None:
             self._ask_about_grid(asked)
         return asked
+
+    def _ask_about_size(self, said: tuple[int, int], own: tuple[int, ...]) -> None:
+        self.questions.append(
+            f"config.json says {said[0]}×{said[1]} pixels, and {self.file.name} has the position embeddings of "
+            f"{own[0]}×{own[1]}, which is used; give the image size if they are to be resampled to {said[0]}×{said[1]}"
+        )
 
     def _rows(self) -> tuple[int | None, int | None]:
         """Position embeddings of the file and of the name's own; None where they tell nothing of a size.
@@ -284,7 +309,10 @@ class OfFile:
             ModelError: What the person says cannot be.
         """
         count, choices = int(model.num_classes), self.choices
-        outputs = outputs_as_said(choices.outputs, count, choices.names, self.name)
+        outputs = outputs_as_said(choices.outputs, count, choices.names, self.name if count else self.file.name)
+        against = self.configuration.not_classes if self.configuration is not None else ""
+        if outputs is not None and outputs.are_classes and against:
+            self.questions.append(f"the outputs are taken for classes of which one is true, as given; yet {against}")
         if outputs is None:
             outputs, question = outputs_of_file(
                 self.name,
@@ -360,18 +388,20 @@ class OfFile:
         )
 
 
-def check_pool(name: str, model: nn.Module, pool: str) -> None:
+def check_pool(name: str, model: nn.Module, pool: str, asked: str = "--pool") -> None:
     """Refuse a pooling that the architecture cannot have.
 
+    Args:
+        asked: Who asks for it, for people.
     Raises:
         ModelError
     """
     if pool not in POOLS:
-        raise ModelError(f"--pool {pool} is none of {', '.join(POOLS)}")
+        raise ModelError(f"{asked} {pool} is none of {', '.join(POOLS)}")
     if hasattr(model, "head_dist") and pool != "token":
-        raise ModelError(f"--pool {pool}: {name} reads its class and distillation tokens; leave --pool out")
+        raise ModelError(f"{asked} {pool}: {name} reads its class and distillation tokens; right is token")
     if pool == "token" and not model.has_class_token:
-        raise ModelError(f"--pool token: {name} has no class token; give avg, or leave --pool out")
+        raise ModelError(f"{asked} token: {name} has no class token; right is avg, or what timm has for it")
 
 
 def pool_arguments(name: str, pool: str | None) -> dict[str, Any]:
@@ -411,13 +441,14 @@ def _pool_source(choices: Choices, other: str) -> str:
 def _preprocessing_source(choices: Choices, configuration: Configuration | None, own: str) -> str:
     """Who says the preprocessing, and for which fields."""
     said = list(choices.preprocessing)
-    read = [] if configuration is None else [name for name in configuration.preprocessing if name not in said]
-    left = [name for name in PREPROCESSING if name not in (*said, *read)]
+    by_file = {} if configuration is None else {k: v for k, v in configuration.said_by.items() if k not in said}
+    left = [name for name in PREPROCESSING if name not in (*said, *by_file)]
     parts = []
     if said:
         parts.append(f"{', '.join(said)} as given")
-    if read and configuration is not None:
-        parts.append(f"{', '.join(read)} from {configuration.preprocessing_file} beside the weights")
+    for file in dict.fromkeys(by_file.values()):
+        read = [name for name in PREPROCESSING if by_file.get(name) == file]
+        parts.append(f"{', '.join(read)} from {file} beside the weights")
     if left:
         parts.append(f"{', '.join(left)} from {own}" if parts else own)
     return "; ".join(parts)

@@ -49,7 +49,7 @@ def weights_in_words(weights: Mapping[str, Any], made: Mapping[str, Any]) -> str
     if made.get("prefix"):
         parts.append(f"names without their beginning {made['prefix']}")
     if made.get("passed_over"):
-        parts.append(f"not read: {_some(made['passed_over'])}")
+        parts.append(f"not read: {_some(made['passed_over'], made['num_passed_over'])}")
     return "; ".join([*parts, f"SHA-256 {weights['sha256'][:16]}…"])
 
 
@@ -73,6 +73,6 @@ def _with_source(said: str, source: str | None) -> str:
     return f"{said} ({source})" if source else said
 
 
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - 5
+def _some(names: Sequence[str], number: int) -> str:
+    more = number - 5
     return ", ".join(names[:5]) + (f" … and {more} more" if more > 0 else "")

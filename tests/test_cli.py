@@ -87,6 +87,12 @@ def test_a_study_opens_by_name_and_by_path(data, tiny):
         (["precompute", "test_vit", "/nowhere", "--attention", "all"], "auto, stored, rebuilt"),
         (["precompute", "test_vit", "/nowhere", "--image-size", "12by12"], "224x336"),
         (["precompute", "test_vit", ".", "--random-weights", "--checkpoint", "w.safetensors"], "exclude each other"),
+        (["precompute", "test_vit", ".", "--weights", "ema"], "give --checkpoint FILE"),
+        (["precompute", "test_vit", ".", "--crop-pct", "2e-9"], "a share of 0.1 to 1"),
+        (["precompute", "test_vit", ".", "--mean", "123.7,116.3,103.5"], "of 255 by 255"),
+        (["precompute", "test_vit", ".", "--std", "0"], "give over 0, up to 1"),
+        (["precompute", "test_vit", ".", "--pool", "sum"], "token, avg"),
+        (["precompute", "test_vit", ".", "--classes", "imagenet-9k", "--random-weights"], "or one of imagenet-1k"),
         (["models", "resnet50"], "no supported model"),
         (["submit", "test_vit", ".", "--device", "tpu"], "auto, cpu, cuda"),
         (["jobs", "abc"], "no job abc"),
@@ -228,6 +234,21 @@ def test_submit_takes_what_precompute_takes():
 
 
 PASSWORD = "correct horse battery"
+
+
+def test_a_seed_that_no_layout_takes_is_refused_before_anything_is_computed(data):
+    for seed in ("-1", str(2**32)):
+        assert "than or equal to" in run("precompute", "test_vit", ".", "--seed", seed, code=2).stderr
+
+
+def test_names_with_brackets_are_shown_as_they_are(data, tiny, monkeypatch, capsys):
+    study = headscope.open_study("tiny")
+    odd = {"folder": "set[red]x", "quarantined": [{"image": "a[/b].png", "reason": "cut [short]"}]}
+    monkeypatch.setitem(study.attrs, "images", study.attrs["images"] | odd)
+    monkeypatch.setitem(study.attrs, "left_out", {"jsd": "[b]n has no classifier"})
+    terminal.print_info(study)
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("set[red]x", "a[/b].png: cut [short]", "jsd: [b]n has no classifier"))
 
 
 def test_users_are_added_listed_changed_and_removed(data):

@@ -41,7 +41,15 @@ def test_timms_own_form_tells_preprocessing_pooling_classes_and_tag(tmp_path, fo
     outer = {"architecture": NAME, "num_classes": 2, "global_pool": "token", "model_args": {"global_pool": "avg"}}
     found = beside(tmp_path, outer | ({"pretrained_cfg": inner} if form == "newer" else {**inner, "num_classes": 2}))
     assert found == Configuration(
-        NAME, "mine", 2, (96, 160), "avg", ("ash", "beech"), one_class=True, preprocessing=READ
+        NAME,
+        "mine",
+        2,
+        (96, 160),
+        "avg",
+        ("ash", "beech"),
+        one_class=True,
+        preprocessing=READ,
+        said_by=dict.fromkeys(READ, "config.json"),
     )
 
 
@@ -80,10 +88,23 @@ def test_a_head_of_no_one_class_is_told_by_its_problem_type(tmp_path, problem):
             {"size": {"shortest_edge": 80}, "crop_size": 64, "do_center_crop": True, "resample": 3},
             {"crop_mode": "center", "crop_pct": 0.8, "interpolation": "bicubic"},
         ),
-        ({"do_resize": False, "size": 64}, {}),
+        # One number is the shortest edge to CLIP's processors, and both sides to those of ViT and DeiT.
+        (
+            {"size": 80, "crop_size": 64, "do_center_crop": True, "feature_extractor_type": "CLIPFeatureExtractor"},
+            {"crop_mode": "center", "crop_pct": 0.8},
+        ),
+        (
+            {"size": 80, "crop_size": 64, "do_center_crop": True, "image_processor_type": "DeiTImageProcessor"},
+            {"crop_mode": "squash", "crop_pct": 0.8},
+        ),
+        ({"do_resize": False, "size": 64}, {"crop_mode": "squash", "crop_pct": 1.0}),
         ({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}, {"mean": (0.5,) * 3, "std": (0.25,) * 3}),
         ({"image_mean": [0.5] * 3, "do_normalize": False}, {"mean": (0.0,) * 3, "std": (1.0,) * 3}),
-        # (x / 127.5 - 1) / 1 is (x / 255 - 0.5) / 0.5
+        # x / 127.5 - 1 is (x / 255 - 0.5) / 0.5, whether 1 is the mean or an offset
+        (
+            {"do_normalize": False, "rescale_factor": 1 / 127.5, "rescale_offset": True},
+            {"mean": (0.5,) * 3, "std": (0.5,) * 3},
+        ),
         (
             {"image_mean": [1, 1, 1], "image_std": [1, 1, 1], "rescale_factor": 1 / 127.5},
             {"mean": (0.5,) * 3, "std": (0.5,) * 3},
@@ -96,7 +117,14 @@ def test_a_head_of_no_one_class_is_told_by_its_problem_type(tmp_path, problem):
 )  # fmt: skip
 def test_transformers_preprocessing_is_put_in_timms_terms(tmp_path, said, read):
     found = beside(tmp_path, preprocessor=said)
-    assert (found.preprocessing, found.preprocessing_file) == (read, "preprocessor_config.json")
+    assert found.preprocessing == read
+    assert found.said_by == dict.fromkeys(read, "preprocessor_config.json")
+
+
+def test_what_one_file_leaves_open_the_other_says(tmp_path):
+    found = beside(tmp_path, TIMM, {"size": 64, "resample": 3})
+    assert found.preprocessing == READ | {"crop_mode": "squash", "crop_pct": 1.0, "interpolation": "bicubic"}
+    assert (found.said_by["mean"], found.said_by["crop_pct"]) == ("config.json", "preprocessor_config.json")
 
 
 @pytest.mark.parametrize("side", [161, 177, 182, 191, 256])
@@ -122,15 +150,32 @@ def test_pictures_are_resized_to_the_very_side_that_is_said_and_cropped_from_its
         ({"mean": [0.5, 0.5, True]}, None, "mean is"),
         ({"std": [0, 1, 1]}, None, "std is .* right is three numbers over 0"),
         ({"std": [1e400, 1, 1]}, None, "std is"),
-        ({"crop_pct": 0}, None, "crop_pct is 0; right is a number over 0"),
-        ({"interpolation": "magic"}, None, "interpolation is magic; right is one of bicubic"),
-        ({"global_pool": "sum"}, None, "global_pool is sum"),
+        ({"crop_pct": 0}, None, "crop_pct is 0; right is 0.1 to 1"),
+        ({"interpolation": "magic"}, None, "interpolation is \"magic\"; right is one of bicubic"),
+        ({"global_pool": "sum"}, None, "global_pool is \"sum\"; right is one of token, avg"),
         ({"id2label": {"0": "a", "2": "c"}}, None, "id2label is"),
         ({"label_names": ["a", ""]}, None, "label_names is"),
         ({"num_classes": -1}, None, "num_classes is -1"),
         ({"pretrained_cfg": [1]}, None, "pretrained_cfg is"),
         (None, {"size": {"longest_edge": 64}}, "size is .* right is as"),
+        ({"num_classes": "2"}, None, "num_classes is \"2\"; right is a whole number"),
+        ({"mean": [123.7, 116.3, 103.5]}, None, "mean comes to .* divide numbers of 0 to 255 by 255"),
+        ({"std": [58.4, 57.1, 57.4]}, None, "std comes to"),
+        ({"crop_pct": 1e-9}, None, "crop_pct is 1e-09; right is 0.1 to 1"),
+        ({"id2label": {"0": "a\nb"}}, None, "id2label is"),
+        ({"label_names": ["a\u202eb"]}, None, "label_names is"),
+        ({"label_names": ["a"], "label_descriptions": {"a": 5}}, None, "label_descriptions is"),
         (None, {"resample": 9}, "resample is 9"),
+        (None, {"resample": True}, "resample is true"),
+        (None, {"image_mean": [2, 2, 2]}, "mean comes to 2, 2, 2"),
+        (None, {"size": 80, "crop_size": 64, "do_center_crop": True}, "may mean the shortest edge or both sides"),
+        (None, {"size": {"shortest_edge": 800}, "crop_size": 8, "do_center_crop": True}, "a share of 0.1 to 1"),
+        (None, {"do_resize": False, "do_center_crop": True}, "are cropped and not resized"),
+        (
+            None,
+            {"size": {"height": 80, "width": 80}, "crop_size": {"height": 64, "width": 32}, "do_center_crop": True},
+            "are of another shape",
+        ),
         (None, {"size": {"shortest_edge": 64}}, "keep their shape and are not cropped"),
     ],
 )  # fmt: skip

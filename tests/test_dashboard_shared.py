@@ -73,7 +73,7 @@ def test_copies_and_their_contradicting_labels_are_known_before_the_study_is_bel
     assert caveat.said[0] == (
         "15 images are copies, byte for byte, of 7 pictures; each counts in what is said of all images."
     )
-    assert caveat.said[1].startswith("The copies of 1 picture have contradicting labels")
+    assert caveat.said[1].startswith("Copies of 1 picture have different labels")
     assert caveat.said[2:4] == ("cat/1.png = dog/9.png", "a.png = b.png")
     assert caveat.said[-1].startswith("… and more")
     alike = COPIES | {"contradicting": 0, "files": 2}

@@ -176,7 +176,7 @@ def test_pictures_that_are_there_twice_are_said_and_counted_once_beside_the_accu
     terminal.say_what_is_odd(prepared)
     said = " ".join(capsys.readouterr().err.split())
     assert (
-        "copies: 5 images are copies, byte for byte, of 2 pictures; the copies of 1 have contradicting labels; "
+        "copies: 5 images are copies, byte for byte, of 2 pictures; of 1 of them, copies have different labels; "
         "for example 0/0.png = 0/copy.png = 1/copy.png" in said
     )
     study, _, _ = compute(request_for(folder), settings)

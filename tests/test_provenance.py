@@ -103,6 +103,7 @@ def test_the_configuration_beside_the_weights_is_used_and_named(tmp_path):
     [
         ({"architecture": "vit_tiny_patch16_224", "mean": [0, 0, 0]}, "is of vit_tiny_patch16_224, not of test_vit"),
         ({"num_classes": 7, "mean": [0, 0, 0]}, "is of 7 outputs and the head has 5"),
+        ({"id2label": {"0": "a", "1": "b"}, "mean": [0, 0, 0]}, "is of 2 outputs and the head has 5"),
     ],
 )
 def test_a_configuration_of_another_model_is_not_used_and_said(tmp_path, config, said):
@@ -217,6 +218,40 @@ def test_weights_of_another_grid_with_as_many_patches_are_taken_as_they_are_and_
     assert "taken for 5×20 patches" in question and "10×10 are as many" in question
 
 
+def test_a_grid_that_somebody_says_is_taken_without_a_question(tmp_path):
+    wide = trained(img_size=(80, 320))
+    (tmp_path / "config.json").write_text(json.dumps({"input_size": [3, 80, 320]}))
+    for asked in (None, (80, 320)):
+        vit, known = opened(wide, tmp_path, image_size=asked)
+        assert (vit.grid, known.questions) == ((5, 20), ())
+    for size in ([3, 192, 192], [3, 10**9, 10**9], [3, 165, 165]):  # of which the file is not
+        (tmp_path / "config.json").write_text(json.dumps({"input_size": size}))
+        vit, known = opened(trained(), tmp_path)
+        assert vit.grid == (10, 10) and f"config.json says {size[1]}×{size[2]} pixels" in known.questions[0]
+
+
+@pytest.mark.parametrize("who", ["tag", "configuration", "study"])
+def test_weights_that_are_known_to_be_of_the_names_own_size_are_resampled_to_a_grid_of_as_many_patches(tmp_path, who):
+    model, tag = trained(), next(iter(get_arch_pretrained_cfgs(NAME)))
+    if who == "configuration":
+        (tmp_path / "config.json").write_text(json.dumps({"input_size": [3, 160, 160]}))
+    choices = Choices(positions="resampled" if who == "study" else None)
+    vit, weights = open_model(
+        tag if who == "tag" else NAME, checkpoint=saved(model, tmp_path), image_size=(80, 320), choices=choices
+    )
+    model.set_input_size(img_size=(80, 320))
+    assert torch.equal(vit.model.pos_embed, model.pos_embed)
+    assert weights.provenance.questions == ()
+
+
+def test_a_study_is_opened_again_without_what_lies_beside_its_weights(tmp_path):
+    file = saved(trained(), tmp_path)
+    (tmp_path / "config.json").write_text("{broken")
+    with pytest.raises(ModelError, match="is not JSON"):
+        open_model(NAME, checkpoint=file)
+    assert open_model(NAME, checkpoint=file, choices=Choices(beside=False))[0].num_classes == 5
+
+
 @pytest.mark.parametrize("size", [(224, 224), (256, 128)])
 def test_weights_trained_at_another_size_load_at_it_and_say_which_if_it_is_not_given(tmp_path, size):
     model = trained(img_size=size)
@@ -261,6 +296,13 @@ def test_class_names_and_embeddings_decide_each_other(tmp_path):
     assert opened(model, tmp_path, outputs="other")[0].num_classes == 0
     with pytest.raises(ModelError, match="--classes names 5 classes; test_vit here has 512"):
         open_model(NAME, checkpoint=saved(model, tmp_path), choices=Choices(names=5))
+
+
+def test_names_over_a_configuration_that_says_otherwise_are_asked_about(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"problem_type": "multi_label_classification"}))
+    assert opened(trained(), tmp_path)[0].num_classes == 0
+    vit, known = opened(trained(), tmp_path, names=5)
+    assert vit.num_classes == 5 and "yet config.json says problem_type multi_label" in known.questions[0]
 
 
 def test_one_logit_of_two_names_is_the_sigmoid_of_the_second(tmp_path):

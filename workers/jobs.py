@@ -21,6 +21,7 @@ POOLS = ("token", "avg", "avgmax", "max", "map")
 OUTPUTS = ("auto", "classes", "other")
 WEIGHTS = ("auto", "ema", "plain")
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
+LEAST_CROP = 0.1  # share of a resized picture's side
 
 # The two queues, each with its own processes: what a person waits for does not wait behind studies.
 INTERACTIVE, BULK = "interactive", "bulk"
@@ -218,10 +219,8 @@ def channels(name: str, text: str | None, *, positive: bool = False) -> tuple[fl
     if len(numbers) not in (1, 3):
         raise ValueError(f"{name} {text[:40]!r} is not right; give one number or three, as 0.485,0.456,0.406")
     if not all(0 <= x <= 1 and (x or not positive) for x in numbers):
-        least = "over 0" if positive else "0"
-        raise ValueError(
-            f"{name} {text[:40]!r} is not of pixels from 0 to 1; give {least} to 1 (of 255, divide by 255)"
-        )
+        right = "over 0, up to 1" if positive else "0 to 1"
+        raise ValueError(f"{name} {text[:40]!r} is not of pixels from 0 to 1; give {right} (numbers of 255 by 255)")
     red, *others = numbers
     green, blue = others or (red, red)
     return red, green, blue

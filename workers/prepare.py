@@ -261,6 +261,8 @@ def given_class_names(request: StudyRequest) -> ClassNames | None:
         return None
     if str(request.classes) in NAMED_CLASSES:
         return ClassNames(*named_classes(str(request.classes)))
+    if not request.classes.exists():
+        raise LabelError(f"there is no file {request.classes}; give one, or one of {', '.join(NAMED_CLASSES)}")
     return read_class_names(request.classes)
 
 
@@ -311,6 +313,8 @@ def how_made(vit: ViT, weights: Weights, labels: Labels, request: StudyRequest) 
     known, config = weights.provenance, vit.preprocessing
     preprocessing = {name: _plain(config[name]) for name in PREPROCESSING}
     classes = known.sources.get("classes", "none")
+    own_grid = "×".join(map(str, vit.grid))
+    positions = known.sources.get("positions", f"as they are in the weights, for {own_grid} patches")
     if request.classes is not None:
         named = str(request.classes) in NAMED_CLASSES
         classes = (
@@ -321,13 +325,14 @@ def how_made(vit: ViT, weights: Weights, labels: Labels, request: StudyRequest) 
         "parts": list(weights.parts),
         "prefix": weights.prefix,
         "passed_over": list(weights.passed_over[:MOST_PASSED_OVER]),
+        "num_passed_over": len(weights.passed_over),
         "outputs": {
             "classes": f"classes, of which one is true of an image ({vit.outputs.why})",
             "logit": f"one logit, whose sigmoid is P(second class) ({vit.outputs.why})",
         }.get(vit.outputs.kind, known.sources["outputs"]),
         "classes": classes,
         "pool": known.sources["pool"],
-        "positions": known.sources.get("positions", "as they are in the weights"),
+        "positions": positions,
         "preprocessing": preprocessing | {"source": known.sources["preprocessing"]},
         "questions": [*known.questions, *labels.hints],
         # With these the same model is opened again, whatever lies beside its weights by then.
@@ -335,6 +340,7 @@ def how_made(vit: ViT, weights: Weights, labels: Labels, request: StudyRequest) 
             "weights": kind_of_weights(weights.part, weights.prefix) if weights.kind == "checkpoint" else "auto",
             "pool": None if vit.pool == "none" else vit.pool,
             "outputs": "classes" if vit.num_classes else "other",
+            "positions": "resampled" if positions.startswith("resampled") else "as they are",
             **preprocessing,
         },
     }

@@ -35,7 +35,17 @@ from store.work import Lease
 from workers.decode import Kept as Picture
 from workers.decode import scan
 from workers.images import Entry, ImageSet, ImageSourceError, find_images
-from workers.jobs import INTERPOLATIONS, OUTPUTS, POOLS, SKIPPABLE, WEIGHTS, PriceRequest, StudyRequest, from_json
+from workers.jobs import (
+    INTERPOLATIONS,
+    LEAST_CROP,
+    OUTPUTS,
+    POOLS,
+    SKIPPABLE,
+    WEIGHTS,
+    PriceRequest,
+    StudyRequest,
+    from_json,
+)
 from workers.kept import Kept
 from workers.masks import object_shares
 from workers.prepare import (
@@ -192,6 +202,10 @@ def _refuse_choices(request: StudyRequest) -> None:
     ):
         if given not in choices:
             raise RefusedError(f"{field} is {given!r}; give {', '.join(map(str, choices))}", field)
+    if request.weights != "auto" and request.checkpoint is None:
+        raise RefusedError("EMA or plain is asked of a checkpoint; pick one, or leave it at auto", "weights")
+    if request.crop_pct is not None and not LEAST_CROP <= request.crop_pct <= 1:
+        raise RefusedError(f"the crop is {request.crop_pct}; give a share of {LEAST_CROP} to 1", "crop_pct")
     if request.random_weights and request.checkpoint is not None:
         raise RefusedError("random weights and a checkpoint exclude each other; give one of them", "checkpoint")
 

@@ -98,7 +98,7 @@ def _choices(study: Study) -> tuple[Choices, ...]:
     if made is not None:
         return (_hashable(made["choices"]),)
     known = {name: model[name] for name in PREPROCESSING if name in model}
-    known |= {"outputs": "classes" if model["num_classes"] else "other"}
+    known |= {"outputs": "classes" if model["num_classes"] else "other", "positions": "resampled"}
     if model["pool"] != "none":
         known["pool"] = model["pool"]
     kinds = ("plain", "ema") if study.attrs["weights"]["kind"] == "checkpoint" else ("auto",)
@@ -107,7 +107,7 @@ def _choices(study: Study) -> tuple[Choices, ...]:
 
 def _hashable(choices: dict[str, Any]) -> Choices:
     hashable: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in choices.items()}
-    return Choices(**hashable)
+    return Choices(**hashable, beside=False)
 
 
 def _sources(study: Study, settings: Settings) -> Iterator[_Source]:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import signal
 import sys
 import threading
@@ -51,7 +52,9 @@ def say_accuracy(attrs: dict[str, Any]) -> None:
     if accuracy is None or attrs["weights"]["kind"] == "random":
         return
     said = f"top-1 {accuracy['top1']:.1%}, top-5 {accuracy['top5']:.1%} of {accuracy['images']} labelled images"
-    if accuracy["near_chance"]:
+    if accuracy["near_chance"] and accuracy["top1"] > 0.5:
+        err.print(f"[bold red]too few labelled images[/] to tell this from guessing: {said}")
+    elif accuracy["near_chance"]:
         err.print(
             f"[bold red]near chance:[/] {said}. Weights can fit an architecture that they were not trained for, and "
             "labels can be matched to the wrong classes: check both before you believe this study"
@@ -80,7 +83,7 @@ def copies_lines(images: dict[str, Any]) -> list[str]:
     pictures = f"{copies['files']:,} picture{'' if copies['files'] == 1 else 's'}"
     lines = [f"{copies['images']:,} images are copies, byte for byte, of {pictures}"]
     if copies["contradicting"]:
-        lines.append(f"the copies of {copies['contradicting']:,} have contradicting labels")
+        lines.append(f"of {copies['contradicting']:,} of them, copies have different labels")
     return [*lines, *(f"for example {' = '.join(ids)}" for ids in copies["examples"][:1])]
 
 
@@ -143,11 +146,15 @@ def tell_price(price: dict[str, Any]) -> None:
     """One line: what a study would take, or takes. The fields are those of `workers.study.Price`."""
     attention = f", of which attention {price['attention_bytes'] / 1e6:,.0f}" if price["attention"] == "stored" else ""
     out.print(
-        f"price: {price['bytes'] / 1e6:,.0f} MB{attention}; {price['seconds'] / 60:,.1f} minutes for "
+        f"price: {price['bytes'] / 1e6:,.0f} MB{attention}; {_minutes(price['seconds'])} for "
         f"{price['images']:,} images (measured on the first unit of {min(price['unit_images'], price['images'])}; "
         f"attention {price['attention']})"
         + (f", then names and maps of {price['mapped']:,} heads" if price["mapped"] else "")
     )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:,.1f} minutes" if seconds >= 60 else f"{math.ceil(seconds)} s"
 
 
 def facts(study: Study) -> dict[str, Any]:
@@ -189,9 +196,12 @@ def print_info(study: Study) -> None:
         row(name, escape(said))
     for question in questions(attrs):
         row("[yellow]please check[/]", escape(question))
-    row("images", f"{images['kept']:,} of {images['found']:,} in {images['folder']}, {images['labelled']:,} labelled")
+    row(
+        "images",
+        f"{images['kept']:,} of {images['found']:,} in {escape(images['folder'])}, {images['labelled']:,} labelled",
+    )
     if images["quarantined"]:
-        row("quarantined", *(f"{q['image']}: {q['reason']}" for q in images["quarantined"]))
+        row("quarantined", *(escape(f"{q['image']}: {q['reason']}") for q in images["quarantined"]))
     if ignored := ignored_line(images):
         row("ignored", escape(ignored))
     if copies := copies_lines(images):
@@ -212,7 +222,7 @@ def print_info(study: Study) -> None:
         f"head removed against attention zeroed {certificate['pruning']:.1e}",
     )
     if attrs["left_out"]:
-        row("left out", *(f"{name}: {reason}" for name, reason in attrs["left_out"].items()))
+        row("left out", *(escape(f"{name}: {reason}") for name, reason in attrs["left_out"].items()))
     if attrs["nonfinite"]["images"]:
         row("NaN or Inf", f"{len(attrs['nonfinite']['images'])} images: {attrs['nonfinite']['values']}")
     row("attention", f"{study.attention_source}")
@@ -231,7 +241,7 @@ def print_info(study: Study) -> None:
     peaks = manifest.run.get("peak_mb", {})
     for step, seconds in manifest.run.get("seconds", {}).items():
         row(f"  {step}", f"{seconds:,.1f} s" + (f", at most {peaks[step]:,} MB" if peaks.get(step) else ""))
-    row("Zarr group", str(study.path))
+    row("Zarr group", escape(str(study.path)))
     out.print(table)
 
 

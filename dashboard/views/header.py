@@ -326,6 +326,9 @@ def _near_chance(attrs: dict[str, Any]) -> Caveat | None:
     if not accuracy or not accuracy["near_chance"]:
         return None
     images = count(accuracy["images"], "labelled image")
+    if accuracy["top1"] > 0.5:
+        few = f"Top-1 is {percent(accuracy['top1'])} on {images}: too few to tell it from guessing."
+        return Caveat("chance", "few labelled images", (few,))
     said = (
         f"Top-1 is {percent(accuracy['top1'])} on {images}, which guessing reaches too. The weights may not "
         "be this model's, or the labels may be matched to the wrong classes: check both."
@@ -344,7 +347,7 @@ def _copies(attrs: dict[str, Any]) -> Caveat | None:
         "what is said of all images."
     ]
     if odd:
-        said.append(f"The copies of {count(odd, 'picture')} have contradicting labels.")
+        said.append(f"Copies of {count(odd, 'picture')} have different labels.")
     listed = [" = ".join(ids) for ids in copies["examples"]]
     said += [*listed, *([] if files <= len(listed) else ["… and more; image_sha256 of the study tells all"])]
     label = f"{odd:,} labelled two ways" if odd else f"{copies['images']:,} copies"

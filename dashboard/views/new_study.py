@@ -29,6 +29,7 @@ from store.work import Job, JobNotFoundError, StudyAskedError, TooManyJobsError
 from workers.jobs import (
     INTERACTIVE,
     INTERPOLATIONS,
+    LEAST_CROP,
     NAMED_CLASSES,
     POOLS,
     SKIPPABLE,
@@ -296,7 +297,7 @@ def read_form(values: Mapping[str, Any], offers: Offers, models: list[str], stud
         checkpoint=given.get("checkpoint"),
         random_weights=given["weights"] == "random",
         image_size=given["image_size"],
-        weights=given["part"],
+        weights=given["part"] if with_checkpoint else "auto",
         pool=None if given["pool"] == "auto" else given["pool"],
         outputs=given["outputs"],
         mean=given["mean"],
@@ -373,15 +374,15 @@ def _typed(value: object) -> str | None:
 
 
 def _share(value: object) -> float | None:
-    """A share over 0 up to 1; None for none."""
+    """A share of LEAST_CROP to 1; None for none."""
     if not isinstance(value, str) or not value.strip():
         return None
     try:
         share = float(value.replace(",", "."))
     except ValueError:
         share = 0.0
-    if not 0 < share <= 1:
-        raise ValueError("give a share over 0 up to 1, such as 0.875")
+    if not LEAST_CROP <= share <= 1:
+        raise ValueError(f"give a share of {LEAST_CROP} to 1, such as 0.875")
     return share
 
 
