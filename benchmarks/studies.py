@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,8 @@ def photo_study(folder: Path, photos: Iterable[Path], attention: str, data: Path
         (pictures / photo.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(photo, pictures / photo.parent.name)
     checkpoint = folder / "weights" / f"{DEIT_TINY}.safetensors"
-    return _computed(
-        StudyRequest(DEIT_TINY, pictures, attention, checkpoint, attention=attention, device="cpu", skip=SKIP), data
-    )
+    request = StudyRequest(DEIT_TINY, pictures, attention, checkpoint, attention=attention, device="cpu", skip=SKIP)
+    return _computed(replace(request, classes=Path("imagenet-1k")), data)  # the labels are WordNet ids
 
 
 def noise_study(images: int, attention: str, data: Path) -> Study:

@@ -181,8 +181,11 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
         "packages": versions(),
         "schema": schema.VERSION,
     }
-    if "crop_mode" in weights.provenance.preprocessing:  # the only thing of `made` that nothing else in a plan tells
+    # What of `made` nothing else in a plan tells; only where it is not timm's, as plans of earlier versions go on.
+    if "crop_mode" in weights.provenance.preprocessing:
         plan["crop_mode"] = vit.preprocessing["crop_mode"]
+    if "positions" in weights.provenance.sources and "resampled" not in weights.provenance.sources["positions"]:
+        plan["positions"] = weights.provenance.sources["positions"]
     attrs["images"] = attrs["images"] | remarks(images, kept, labels)  # not in the plan: nothing is computed of it
     computed = [n for n, spec in schema.SCHEMA.items() if spec.written != "start" and n not in left_out]
     return Prepared(
