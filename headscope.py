@@ -143,14 +143,18 @@ def _study_request(
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: a .safetensors or .pth file.")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Untrained, to try things out.")] = False,
     image_size: Annotated[str | None, typer.Option(help="Pixels, as 224 or 224x336 (height x width).")] = None,
-    weights: Annotated[str, typer.Option(help="Of a file that has both: auto, ema or plain.")] = "auto",
+    weights: Annotated[str, typer.Option(help="Which weights of a file that has both: auto, ema or plain.")] = "auto",
     pool: Annotated[
         str | None, typer.Option(help="How the head reads the tokens: token, avg, avgmax, max or map.")
     ] = None,
     outputs: Annotated[str, typer.Option(help="What the outputs are: auto, classes (one is true) or other.")] = "auto",
-    mean: Annotated[str | None, typer.Option(help="Of normalisation, of 0 to 1: one number, or three R,G,B.")] = None,
-    std: Annotated[str | None, typer.Option(help="Of normalisation, as --mean.")] = None,
-    crop_pct: Annotated[float | None, typer.Option(help="Share of the resized picture that is cropped.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Mean that pixels of 0 to 1 are normalised by: one number, or R,G,B.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation of the same, as --mean.")] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option(help="Share of the resized picture that is cropped from its middle.")
+    ] = None,
     interpolation: Annotated[str | None, typer.Option(help="bicubic, bilinear, lanczos or nearest.")] = None,
     classes: Annotated[
         Path | None, typer.Option(help="The model's class names: a file in their order, or imagenet-1k.")
