@@ -147,17 +147,21 @@ def _study_request(
     pool: Annotated[
         str | None, typer.Option(help="How the head reads the tokens: token, avg, avgmax, max or map.")
     ] = None,
-    outputs: Annotated[str, typer.Option(help="What the outputs are: auto, classes (one is true) or other.")] = "auto",
+    outputs: Annotated[
+        str, typer.Option(help="What the outputs are: auto, classes (one true class an image) or other.")
+    ] = "auto",
     mean: Annotated[
-        str | None, typer.Option(help="Mean that pixels of 0 to 1 are normalised by: one number, or R,G,B.")
+        str | None, typer.Option(help="Mean of the normalisation, for pixels of 0 to 1: one number, or R,G,B.")
     ] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviation of the same, as --mean.")] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation of the normalisation: one number, or R,G,B.")
+    ] = None,
     crop_pct: Annotated[
         float | None, typer.Option(help="Share of the resized picture that is cropped from its middle.")
     ] = None,
     interpolation: Annotated[str | None, typer.Option(help="bicubic, bilinear, lanczos or nearest.")] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="The model's class names: a file in their order, or imagenet-1k.")
+        Path | None, typer.Option(help="Class names: a file, in the order of the outputs, or imagenet-1k.")
     ] = None,
     label_map: Annotated[Path | None, typer.Option(help="CSV of label,class, where labels are not names.")] = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="The folders are not labels.")] = False,
@@ -325,7 +329,7 @@ def cancel(job: JobId, data: Data = None) -> None:
 
 @app.command()
 def backup(
-    file: Annotated[Path, typer.Argument(help="A file that is not there yet; only you will be able to read it.")],
+    file: Annotated[Path, typer.Argument(help="Name of the new file; only you will be able to read it.")],
     data: Data = None,
 ) -> None:
     """Copy the ledger, jobs and users, into a file, while everything runs."""

@@ -16,7 +16,7 @@ from typing import Any
 from precompute.errors import ModelError
 
 MODEL_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
-LEAST_CROP = 0.1  # of the resized side: a picture is resized to so many times the model's input
+LEAST_CROP = 0.1  # share of the resized side: a tenth means resizing to ten times the input
 MOST_BYTES = 16 << 20  # the 21,843 names of ImageNet-21k with their descriptions take 2 MB
 
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")

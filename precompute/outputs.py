@@ -41,7 +41,7 @@ class Outputs:
         return self.kind != "other"
 
     def num_classes(self, num_outputs: int) -> int:
-        """Classes of a head of so many outputs; 0 where they are no classes."""
+        """Classes of a head with this number of outputs; 0 where they are no classes."""
         return {"classes": num_outputs, "logit": 2}.get(self.kind, 0)
 
     def logits(self, output: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class Outputs:
 
 
 def is_size_of_classes(num_outputs: int) -> bool:
-    """Whether so many outputs of weights that timm knows are classes, not a joint embedding."""
+    """Whether this number of outputs, of weights that timm knows, is of classes and not of a joint embedding."""
     return num_outputs == _BAMBOO or infer_imagenet_subset({"num_classes": num_outputs}) is not None
 
 
@@ -142,6 +142,6 @@ def named_classes(which: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def subset_of(num_outputs: int) -> str | None:
-    """The one of NAMED_CLASSES that has so many classes."""
+    """The one of NAMED_CLASSES that has this number of classes."""
     found = infer_imagenet_subset({"num_classes": num_outputs}) if num_outputs else None
     return found if found in NAMED_CLASSES and len(named_classes(found)[0]) == num_outputs else None

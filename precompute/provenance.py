@@ -264,8 +264,8 @@ class OfFile:
         if read is None or own is None or read.dim() != 3:
             return None, None
         shapes = {key: tensor.shape for key, tensor in self.own.state_dict().items() if not key.startswith("head")}
-        alike = (key == "pos_embed" or key not in self.state or self.state[key].shape == shapes[key] for key in shapes)
-        return (read.shape[1], own.shape[1]) if all(alike) else (None, None)
+        fits = (key == "pos_embed" or key not in self.state or self.state[key].shape == shapes[key] for key in shapes)
+        return (read.shape[1], own.shape[1]) if all(fits) else (None, None)
 
     def _rows_at(self, size: tuple[int, int]) -> int:
         """Position embeddings of a model made at that size."""

@@ -670,7 +670,7 @@ def _give_back(
     _end(conn, fence, now, outcome, cause)
     if outcome == "unfit" and _nobody_fits(conn, job, attempt.worker, now):
         outcome, final = "failed", True
-        cause = f"{cause}. No worker fits the plan of this job any more; ask for the same again, which plans it anew"
+        cause = f"{cause}. No worker fits the plan of this job any more; ask for the same again, which makes a new plan"
     over = (outcome == "failed" and (final or failed >= MOST_FAILED)) or lost >= MOST_LOST
     state = "failed" if over else "waiting"
     mine = update(units).where(*_at(attempt.job, step))

@@ -1,4 +1,4 @@
-"""How was a study made? What its numbers stand on, who said it, and what was assumed: in words, for every place alike.
+"""How was a study made? What its numbers stand on, who said it, and what was assumed, in the same words everywhere.
 
 It is read off a study's root attributes, or off as much of them as the price of a study that is not there yet knows.
 """

@@ -71,6 +71,7 @@ def test_the_python_lines_of_a_page_run_one_after_the_other(page, folder, monkey
     monkeypatch.chdir(folder)
     monkeypatch.delenv("HEADSCOPE_DATA", raising=False)
     names: dict[str, object] = {}
+    # A line that does not work raises, which fails this.
     for block in PYTHON[page]:
         exec(compile(block, page, "exec"), names)
 

@@ -219,8 +219,8 @@ def test_wnids_of_a_file_of_classes_match_folders_named_by_them(tmp_path):
         ("names.json", '{"cat": 0, "cat": 1}', "has 'cat' twice"),
         ("names.json", '{"cat": "0"}', "has a class 'cat', which is no number from 0"),
         ("names.json", '{"cat": true}', "has a class 'cat', which is no number from 0"),
-        ("names.json", '{"0": "cat", "1": ["n1", "dog"]}', "its values are not alike names, numbers or pairs"),
-        ("names.json", '{"0": ["n1", "cat", "x"]}', "its values are not alike"),
+        ("names.json", '{"0": "cat", "1": ["n1", "dog"]}', "its values are not all names, all numbers or all pairs"),
+        ("names.json", '{"0": ["n1", "cat", "x"]}', "its values are not all names"),
         ("names.json", '{"0": " "}', "name 1 in .* is empty"),
     ],
 )

@@ -271,7 +271,7 @@ def test_a_job_that_does_not_fit_its_only_worker_fails_in_time_and_leaves_its_na
     assert (failed.state, failed.note) == ("failed", None)
     assert failed.cause == (
         "PyTorch was 2.14 and is 2.15 now. No worker fits the plan of this job any more; "
-        "ask for the same again, which plans it anew"
+        "ask for the same again, which makes a new plan"
     )
     assert outcomes(ledger) == ["unfit"] * 5
     assert submit(ledger, "key", "ann", study="deit").id != job.id

@@ -618,7 +618,7 @@ def test_a_job_that_fits_no_worker_any_more_ends_with_words_and_asked_for_again_
     lab.do(1)
     failed = lab.ledger.job(first.id)
     assert failed.state == "failed" and failed.cause.startswith(said)
-    assert failed.cause.endswith("ask for the same again, which plans it anew")
+    assert failed.cause.endswith("ask for the same again, which makes a new plan")
 
     again = lab.ask()
     lab.do()

@@ -190,7 +190,7 @@ def _json_class_names(path: Path, text: str) -> tuple[list[str], list[str] | Non
     if all(_is_pair(value) for _, value in numbered):
         wnids = _in_order(path, [(index, value[0]) for index, value in numbered])
         return _in_order(path, [(index, value[1]) for index, value in numbered]), wnids
-    raise LabelError(f"{path} is JSON, but its values are not alike names, numbers or pairs; give {NAMES_FORMS}")
+    raise LabelError(f"{path} is JSON, but its values are not all names, all numbers or all pairs; give {NAMES_FORMS}")
 
 
 def _object(path: Path, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

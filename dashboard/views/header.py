@@ -139,7 +139,11 @@ def filters() -> html.Details:
 
 def draw(facts: StudyFacts, chosen: Selection) -> tuple[Any, ...]:
     """The study in one line, its caveats, and the classes that its images are of."""
-    found = [*_private(facts.study.manifest), *caveats(facts.study.attrs, facts.image_ids), _made(facts.study.attrs)]
+    found = [
+        *_private(facts.study.manifest),
+        *caveats(facts.study.attrs, facts.image_ids),
+        _how_made(facts.study.attrs),
+    ]
     return [part for caveat in found for part in _chip(caveat)], classes_present(facts), study_line(facts)
 
 
@@ -372,7 +376,7 @@ def _nonfinite(attrs: dict[str, Any], image_ids: list[str]) -> Caveat | None:
     return Caveat("nonfinite", f"{len(images):,} not finite", (said, *listed))
 
 
-def _made(attrs: dict[str, Any]) -> Caveat:
+def _how_made(attrs: dict[str, Any]) -> Caveat:
     """What the study's numbers stand on: what a person should check of it first, then all of it."""
     asked = questions(attrs)
     label = "how it was made" + (f" · {len(asked)} to check" if asked else "")

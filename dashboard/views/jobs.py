@@ -123,7 +123,7 @@ def compute_again(desk: Desk, job_id: str) -> Any:
 
 
 def may_be_again(job: Job) -> bool:
-    """Whether a job can be asked for anew where it is listed."""
+    """Whether a job can be asked for again where it is listed."""
     return job.kind == "study" and job.state == "failed"
 
 
