@@ -329,11 +329,14 @@ def test_the_form_asks_for_nothing_more_once_its_price_is_there(page: "playwrigh
     playwright.expect(page.locator("#new-study-price")).to_contain_text("waits for a worker")
     lab.work("interactive", **PRICE)
     playwright.expect(page.locator("#new-study-submit")).to_be_enabled()
-    page.wait_for_timeout(500)
-    asked = []
+    asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.wait_for_timeout(3000)
-    assert len(asked) <= 1  # the poll of a quiet page, every 8 s
+    for _ in range(10):  # what was under way when the price came may still be answered, on a busy machine
+        asked.clear()
+        page.wait_for_timeout(3000)
+        if len(asked) <= 1:  # the poll of a quiet page, every 8 s
+            break
+    assert len(asked) <= 1
 
 
 def test_what_is_wrong_stands_beside_its_field(page: "playwright.Page", lab: Lab):
