@@ -23,14 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from store.env_file import tls_problem, write_env
-from store.errors import StoreError, StudyNotFoundError
-from store.manifest import verify as verify_study
-from store.paths import study_path
-from store.settings import Settings
-from store.study import Study, delete, list_studies, open_published
-from store.work import ENDED, Job, JobNotFoundError
-from workers.jobs import (
+from jobs.requests import (
     INTERPOLATIONS,
     LEAST_CROP,
     NAMED_CLASSES,
@@ -44,6 +37,13 @@ from workers.jobs import (
     channels,
     key_of,
 )
+from jobs.work import ENDED, Job, JobNotFoundError
+from store.env_file import tls_problem, write_env
+from store.errors import StoreError, StudyNotFoundError
+from store.manifest import verify as verify_study
+from store.paths import study_path
+from store.settings import Settings
+from store.study import Study, delete, list_studies, open_published
 from workers.terminal import (
     SHORT,
     bars,
@@ -63,8 +63,8 @@ from workers.terminal import (
 )
 
 if TYPE_CHECKING:
-    from store.accounts import Accounts
-    from workers.queue import Desk
+    from dashboard.accounts import Accounts
+    from jobs.client import Desk
 
 DEMO = "demo"  # name of the demo's study and of its folder of pictures
 
@@ -333,7 +333,7 @@ def backup(
     data: Data = None,
 ) -> None:
     """Copy the ledger, jobs and users, into a file, while everything runs."""
-    from store.ledger import Ledger
+    from jobs.ledger import Ledger
 
     with _mistakes():
         Ledger(_settings(data).ledger_url).copy_to(file)
@@ -639,13 +639,13 @@ def _compute_demo(settings: Settings) -> None:
 
 
 def _desk(settings: Settings) -> "Desk":
-    from workers.queue import Desk
+    from jobs.client import Desk
 
     return Desk(settings)
 
 
 def _accounts(settings: Settings) -> "Accounts":
-    from store.accounts import Accounts
+    from dashboard.accounts import Accounts
 
     return Accounts(settings.ledger_url)
 
@@ -665,7 +665,7 @@ def _at_terminal() -> bool:
 
 def _refuse_unsafe(settings: Settings) -> None:
     """Leave with what must be mended, a line each, if the page must not be served as it is set."""
-    from store.accounts import obstacles
+    from dashboard.accounts import obstacles
 
     if found := obstacles(settings):
         for each in found:
@@ -676,8 +676,8 @@ def _refuse_unsafe(settings: Settings) -> None:
 
 def _check_ledger(settings: Settings) -> None:
     """Find a damaged ledger before anything begins on it. Without one that can be written, studies can be viewed."""
-    from store.database import ReadOnlyLedgerError
-    from store.ledger import Ledger
+    from jobs.database import ReadOnlyLedgerError
+    from jobs.ledger import Ledger
 
     try:
         Ledger(settings.ledger_url).check_whole()

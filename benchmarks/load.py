@@ -26,7 +26,7 @@ import psutil
 from benchmarks.bars import PATIENCE, SCREEN
 from benchmarks.measuring import Table
 from benchmarks.workspace import KEY, OF_HEAD, OF_IMAGE, OPENED, VIEWS, browsing
-from store.accounts import Accounts
+from dashboard.accounts import Accounts
 from store.settings import Settings
 
 EVERY = 2.0  # seconds between two clicks of one user

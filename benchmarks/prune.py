@@ -9,16 +9,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.measuring import Table, Timed
+from jobs.client import Desk
+from jobs.requests import INTERACTIVE, MODES, PruneRequest, StudyRequest
+from jobs.work import ENDED, Job
 from precompute.demo.model import WEIGHTS
 from precompute.demo.pictures import write_picture_set
 from store.paths import study_path
 from store.settings import Settings
 from store.study import Study, open_published
-from store.work import ENDED, Job
 from workers.embedded import Embedded
-from workers.jobs import INTERACTIVE, MODES, PruneRequest, StudyRequest
 from workers.prepare import prepare
-from workers.queue import Desk
 from workers.study import run
 
 DEMO = "demo"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from jobs.requests import StudyRequest
 from store.settings import Settings
 from store.study import Study, open_published
-from workers.jobs import StudyRequest
 from workers.prepare import prepare
 from workers.study import run
 

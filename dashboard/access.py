@@ -14,12 +14,12 @@ from flask import Flask, Response, abort, g, has_request_context, redirect, requ
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from dashboard import sign_in
-from store.accounts import AccountError, Accounts, Role, User, obstacles
+from dashboard.accounts import AccountError, Accounts, Role, User, obstacles
+from jobs.client import Desk, Submitted
+from jobs.requests import Request
+from jobs.work import Job
 from store.errors import StoreError
 from store.settings import Settings, is_loopback
-from store.work import Job
-from workers.jobs import Request
-from workers.queue import Desk, Submitted
 
 # Endpoints for everybody. Of the assets, only what the page to sign in needs.
 OPEN = ("sign_in", "check_sign_in", "/health")

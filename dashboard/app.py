@@ -31,8 +31,8 @@ from dashboard.views import (
     pruning_export,
     studies,
 )
+from jobs.client import Desk
 from store.settings import Settings
-from workers.queue import Desk
 
 ASSETS = Path(__file__).with_name("assets")
 

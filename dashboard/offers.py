@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from store import uploads
+from jobs import uploads
+from jobs.uploads import Upload
 from store.settings import Settings
-from store.uploads import Upload
 
 # Files that count as pictures by their names: all that workers.images has entries for.
 PICTURES = (

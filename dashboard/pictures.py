@@ -12,15 +12,16 @@ from flask import Flask, Response, abort, jsonify, request
 from dashboard import access, uploads
 from dashboard.data import Shelf
 from dashboard.words import count, day_and_time
+from jobs import sweep
+from jobs import uploads as kept
+from jobs.client import Desk
+from jobs.requests import ImageRequest
+from jobs.uploads import Upload
+from jobs.work import ENDED, Job, JobNotFoundError
 from store import pictures
-from store import uploads as kept
 from store.errors import StoreError
 from store.settings import Settings
 from store.study import Study
-from store.uploads import Upload
-from store.work import ENDED, Job, JobNotFoundError
-from workers.jobs import ImageRequest
-from workers.queue import Desk
 
 MOST_BYTES = 50_000_000  # of one picture
 MOST_PICTURES = 10  # private studies of one person, and pictures that will be
@@ -33,7 +34,7 @@ def add_routes(server: Flask, settings: Settings, shelf: Shelf, desk: Desk) -> N
     @server.post("/uploads/pictures")
     def begin_picture() -> tuple[Response, int]:
         access.need("analyst", ACT)
-        pictures.sweep_uploads(settings, desk.ledger)
+        sweep.sweep_uploads(settings, desk.ledger)
         upload = begin(settings, request.get_json())
         return jsonify(id=upload.id, piece=uploads.PIECE), 201
 

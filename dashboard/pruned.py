@@ -8,7 +8,7 @@ import numpy as np
 from dashboard.data import Array, StudyFacts, indices_of, of_image, per_image
 from dashboard.selection import WHOLE_HEAD, Selection
 from dashboard.words import METRICS
-from workers.jobs import (
+from jobs.requests import (
     CLS_CLS,
     CLS_PATCHES,
     MODES,

@@ -22,10 +22,10 @@ from dashboard.data import Shelf, StudyFacts, predictions, read
 from dashboard.selection import head_label
 from dashboard.views import jobs
 from dashboard.words import number, short_name
-from store.database import LedgerUnavailableError
+from jobs.client import Desk
+from jobs.database import LedgerUnavailableError
 from store.errors import StoreError
 from store.study import Study
-from workers.queue import Desk
 
 log = logging.getLogger(__name__)
 

@@ -52,7 +52,7 @@ PANELS = (
 TABS = ("patterns", "strength")
 THEMES = ("light", "dark")
 
-WHOLE_HEAD = 15  # all four regions of a head's attention, as workers.jobs counts them
+WHOLE_HEAD = 15  # all four regions of a head's attention, as jobs.requests counts them
 REGION_SETS = tuple(range(16))
 REGION_SETS_WITHOUT_CLS = (0, 8, WHOLE_HEAD)
 
@@ -74,7 +74,7 @@ class Selection:
         curve: How importance is drawn, of CURVES.
         sort: The order of the curve's heads, of SORTS.
         regions: Which regions of the attention are switched off in the predictions that are compared, 0 to 15
-            as workers.jobs counts them.
+            as jobs.requests counts them.
         basket: Heads that are pruned together, as "0.4,0.9"; "" is the selected head alone.
         map: The map of attention patterns, of MAPS.
         map_as: How it is drawn, of MAP_LOOKS.

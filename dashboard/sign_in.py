@@ -15,7 +15,7 @@ from flask.sessions import SecureCookieSessionInterface
 from markupsafe import Markup
 
 from dashboard import bodies, theme
-from store.accounts import AccountError, Accounts, TooManyFailuresError, User
+from dashboard.accounts import AccountError, Accounts, TooManyFailuresError, User
 from store.settings import Settings
 
 IN, OUT = "/sign-in", "/sign-out"

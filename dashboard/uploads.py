@@ -15,12 +15,13 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from dashboard import access
 from dashboard.words import count, megabytes
-from store import files, pictures, uploads
+from jobs import uploads
+from jobs.client import Desk
+from jobs.requests import UploadRequest
+from jobs.uploads import Upload
+from jobs.work import ENDED, Job, JobNotFoundError
+from store import files, pictures
 from store.settings import Settings
-from store.uploads import Upload
-from store.work import ENDED, Job, JobNotFoundError
-from workers.jobs import UploadRequest
-from workers.queue import Desk
 
 # A browser sends so much at a time: servers and proxies that keep a request until it is whole keep no more.
 PIECE = 8 << 20

@@ -4,7 +4,7 @@ import sys
 
 from pydantic import ValidationError
 
-from store.accounts import obstacles
+from dashboard.accounts import obstacles
 from store.errors import StoreError
 from store.settings import Settings
 

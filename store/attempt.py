@@ -28,6 +28,7 @@ import numpy.typing as npt
 import zarr
 from zarr.types import AnyArray
 
+from analyses.arrays import Written
 from store import failpoints, files, paths, schema
 from store.checks import check_arrays, check_sizes, refuse_others
 from store.errors import DamagedError, StoreError
@@ -35,7 +36,7 @@ from store.lock import StudyLock
 from store.manifest import Manifest, strays
 from store.objects import METADATA, WritingStore, digest, file_digest, root_metadata
 from store.record import Noted, has_size, noted, plan_record, published_number, read_ack, start_is_there, tidy
-from store.schema import SCHEMA, Written
+from store.schema import SCHEMA
 from store.staging import Staging, nothing
 from store.study import Study, open_published
 

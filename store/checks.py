@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from analyses.arrays import ArraySpec
 from store import schema
-from store.schema import SCHEMA, ArraySpec
+from store.schema import SCHEMA
 
 Array = npt.NDArray[Any]
 

@@ -48,3 +48,7 @@ class DiskFullError(StoreError, OSError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.errno = errno.ENOSPC
+
+
+class LostLeaseError(RuntimeError):
+    """What was to be written is another process's now; what this one made of it must not be written."""

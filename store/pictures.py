@@ -4,29 +4,19 @@ A private study is another study and one picture more, which one person dropped 
 the upload of the picture, and its manifest says whose it is.
 """
 
-import logging
 import re
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from store import paths, uploads
 from store.errors import StoreError
-from store.ledger import Ledger
 from store.manifest import Manifest
-from store.settings import Settings
-from store.study import delete
-from store.work import ENDED
 
 STUDY_NAME = re.compile(r"picture-[0-9a-f]{24}")
-STALE_SECONDS = 3600.0  # after which a picture that does not come on is given up
-_STAGING = ".pictures"  # below the folder of studies, on whose disk their files can be linked
-
-_log = logging.getLogger(__name__)
+STAGING = ".pictures"  # below the folder of studies, on whose disk their files can be linked
 
 
 @dataclass(frozen=True)
@@ -79,35 +69,10 @@ def every(studies: Path, load: Callable[[Path], Manifest] = Manifest.load) -> di
 
 def staging(studies: Path, upload_id: str, fence: int) -> Path:
     """Where the private study of a picture is made, under the lease of that number."""
-    return studies / _STAGING / f"{upload_id}-{fence}"
+    return studies / STAGING / f"{upload_id}-{fence}"
 
 
 def remove_staging(studies: Path, upload_id: str) -> None:
     """Remove what others left of a private study who did not come to the end."""
-    for folder in (studies / _STAGING).glob(f"{upload_id}-*"):
+    for folder in (studies / STAGING).glob(f"{upload_id}-*"):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep(settings: Settings, ledger: Ledger) -> None:
-    """Remove private studies whose time is over, and what is left of pictures that will not become one."""
-    for name, said in every(settings.studies).items():
-        if said.until <= time.time():
-            try:
-                delete(paths.study_path(settings.studies, name))
-            except (StoreError, OSError) as error:  # of two workers one may be faster
-                _log.info("the private study %s is over, and not removed: %s", name, error)
-    sweep_uploads(settings, ledger)
-    for folder in (settings.studies / _STAGING).glob("*-*"):
-        if uploads.find(settings.pictures, folder.name.partition("-")[0]) is None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep_uploads(settings: Settings, ledger: Ledger) -> None:
-    """Remove pictures whose job has ended, or that do not come on."""
-    uploads.remove_remains(settings.pictures)
-    waiting = uploads.every(settings.pictures)
-    jobs = {str(job.request.get("upload")): job for job in reversed(ledger.jobs(kinds=["image"]))} if waiting else {}
-    for upload in waiting:
-        job = jobs.get(upload.id)
-        if job.state in ENDED if job else time.time() - upload.made > STALE_SECONDS:
-            uploads.remove(upload)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Self
 
 from store import failpoints, files
+from store.errors import LostLeaseError
 from store.objects import digest
-from store.work import LostLeaseError
 
 TAKEN = "taken"
 

@@ -24,11 +24,11 @@ import psutil
 import redis
 from sqlalchemy import create_engine, func, select
 
-from store.ledger import Ledger
+from jobs.ledger import Ledger
+from jobs.tables import attempts, units
+from jobs.work import ENDED
 from store.manifest import Manifest, verify
 from store.settings import Settings
-from store.tables import attempts, units
-from store.work import ENDED
 
 COMMAND = (sys.executable, "-m", "headscope")
 

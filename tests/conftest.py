@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from argon2 import PasswordHasher
 
-from store import accounts
+from dashboard import accounts
 from tests.databases import ledger_url, new_ledger, postgres_server, postgresql
 from tests.studies import write_tiny_study
 
@@ -53,7 +53,7 @@ def cheap_passwords() -> Iterator[None]:
 def nobody_works() -> Iterator[None]:
     """Jobs stay as they were asked for: no bell rings, and the page does not wait for an answer."""
     from dashboard.views import pruning  # the page takes a second to import
-    from workers.queue import Desk
+    from jobs.client import Desk
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Desk, "ring", lambda *given: None)

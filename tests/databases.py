@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from store.ledger import Ledger
+from jobs.ledger import Ledger
 
 
 def _program(name: str) -> str:

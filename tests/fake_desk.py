@@ -4,9 +4,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from store.work import ENDED, Job, JobNotFoundError, WorkerSeen
-from workers.jobs import INTERACTIVE, Request, checked, key_of, kind_of, to_json
-from workers.queue import Submitted
+from jobs.client import Submitted
+from jobs.requests import INTERACTIVE, Request, checked, key_of, kind_of, to_json
+from jobs.work import ENDED, Job, JobNotFoundError, WorkerSeen
 
 
 def made_result(request: dict[str, Any], **changes: Any) -> dict[str, Any]:

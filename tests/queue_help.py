@@ -25,13 +25,14 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import create_engine, select, true
 
-from store import ledger as ledger_module
-from store import tables
+from jobs import client as queue
+from jobs import ledger as ledger_module
+from jobs import tables
+from jobs.requests import INTERACTIVE, PruneRequest
+from jobs.work import Lease
 from store.settings import Settings
-from store.work import Lease
-from workers import doers, queue, runner, tasks
+from workers import doers, runner, tasks
 from workers.embedded import broker_binary
-from workers.jobs import INTERACTIVE, PruneRequest
 
 # Seconds within which everything here must have happened on a busy machine.
 SOON = 120.0

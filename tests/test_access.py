@@ -17,18 +17,18 @@ from flask import Flask
 from werkzeug.exceptions import HTTPException
 
 from dashboard import access, sign_in
+from dashboard import accounts as accounts_module
+from dashboard.accounts import MOST_FAILURES, Accounts
 from dashboard.app import create_app
 from dashboard.data import Shelf, facts
 from dashboard.selection import default
 from dashboard.views import image_overview, new_study, pruning
 from dashboard.views import jobs as jobs_page
-from store import accounts as accounts_module
-from store.accounts import MOST_FAILURES, Accounts
-from store.database import LedgerUnavailableError
+from jobs.client import Desk
+from jobs.database import LedgerUnavailableError
 from store.settings import Settings
 from tests.fake_desk import FakeDesk, a_job
 from tests.studies import write_tiny_study
-from workers.queue import Desk
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
 SECRET = "8f3a61c0d92be47715f08c6a2d94e3b1"

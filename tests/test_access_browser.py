@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from store.accounts import Accounts
+from dashboard.accounts import Accounts
 from store.settings import Settings
 from tests.browsing import NARROW, PATIENCE, needs_chromium, playwright, served, settled, sound
 from tests.fake_desk import FakeDesk

@@ -12,9 +12,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import select, text, update
 
-from store import accounts as accounts_module
-from store import tables
-from store.accounts import (
+from dashboard import accounts as accounts_module
+from dashboard.accounts import (
     LONGEST,
     MOST_FAILURES,
     SHORTEST,
@@ -25,10 +24,11 @@ from store.accounts import (
     User,
     obstacles,
 )
-from store.database import LedgerUnavailableError
-from store.ledger import Ledger
+from jobs import tables
+from jobs.database import LedgerUnavailableError
+from jobs.ledger import Ledger
+from jobs.work import Step
 from store.settings import Settings, is_loopback
-from store.work import Step
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
 ROOT = Path(__file__).parents[1]
@@ -258,7 +258,7 @@ def test_a_ledger_of_version_1_gets_its_users_and_keeps_its_jobs(request, tmp_pa
     kind = "postgresql" if ledger_url.startswith("postgresql") else "sqlite"
     old = ledger_url if kind == "postgresql" else f"sqlite:///{tmp_path}/old.db"
     config = Config()
-    config.set_main_option("script_location", str(ROOT / "store" / "migrations"))
+    config.set_main_option("script_location", str(ROOT / "jobs" / "migrations"))
     engine = sa.create_engine(old)
     with engine.begin() as conn:
         config.attributes["connection"] = conn

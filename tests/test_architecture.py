@@ -9,14 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = {
-    "store": {"store"},
-    "precompute": {"precompute"},
-    "workers": {"workers", "store", "precompute"},
-    "dashboard": {"dashboard", "store"},
+    "analyses": {"analyses"},
+    "store": {"store", "analyses"},
+    "precompute": {"precompute", "analyses"},
+    "jobs": {"jobs", "store", "analyses"},
+    "workers": {"workers", "jobs", "precompute", "store", "analyses"},
+    "dashboard": {"dashboard", "jobs", "store", "analyses"},
 }
 OURS = set(ALLOWED) | {"headscope"}
-# What both sides of the queue share: which jobs there are, and where they are asked for. Neither torch nor Dash.
-SHARED = ("workers.jobs", "workers.queue")
 
 
 def imported(file):
@@ -33,8 +33,7 @@ def test_imports_run_one_way(package):
         for module in imported(file):
             top = module.split(".")[0]
             if top in OURS:
-                allowed = ALLOWED[package] | ({"workers"} if module in SHARED else set())
-                assert top in allowed, f"{file.relative_to(ROOT)} imports {module}"
+                assert top in ALLOWED[package], f"{file.relative_to(ROOT)} imports {module}"
 
 
 def test_the_web_half_runs_without_torch(tmp_path):

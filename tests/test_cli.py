@@ -10,9 +10,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import headscope
-from store.accounts import Accounts
+from dashboard.accounts import Accounts
+from jobs.ledger import Ledger
 from store.errors import StudyNotFoundError
-from store.ledger import Ledger
 from store.paths import StudyNameError
 from store.settings import Settings
 from tests.pictures import picture_folder

@@ -28,9 +28,9 @@ from typer.testing import CliRunner
 
 import headscope
 from dashboard import uploads
+from dashboard.accounts import Accounts, _weakness
+from jobs.ledger import Ledger
 from store import env_file
-from store.accounts import Accounts, _weakness
-from store.ledger import Ledger
 from store.settings import Settings
 from workers import alive
 

@@ -15,11 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 import headscope
+from jobs.client import Desk
+from jobs.requests import PriceRequest, StudyRequest, key_of
 from store.settings import Settings
 from workers import embedded
 from workers.embedded import Embedded, ServerBusyError, broker_binary, environment
-from workers.jobs import PriceRequest, StudyRequest, key_of
-from workers.queue import Desk
 
 PATIENCE = 300  # seconds until a test gives up: nothing is timed
 NAMES = {"broker", "interactive"}  # without workers for studies, which take long to load

@@ -15,23 +15,26 @@ import pytest
 
 from dashboard import access
 from dashboard import pictures as routes
+from dashboard.accounts import Accounts, User
 from dashboard.app import DRAWINGS, create_app
 from dashboard.data import Shelf, facts
 from dashboard.drawing import anew
 from dashboard.selection import to_search
 from dashboard.views import header, studies
 from dashboard.writer import from_address
+from jobs import sweep, uploads
+from jobs.client import Desk
+from jobs.requests import ImageRequest, PruneRequest, StudyRequest, key_of, steps_of, to_json
+from jobs.work import CancelledError, Lease
 from precompute import autoencoder
 from precompute.demo.model import WEIGHTS
-from store import pictures, uploads
-from store.accounts import Accounts, User
+from store import pictures
 from store.append import Appended
-from store.errors import StudyNotFoundError
+from store.errors import LostLeaseError, StudyNotFoundError
 from store.manifest import verify
 from store.schema import SCHEMA
 from store.settings import Settings
 from store.study import open_published
-from store.work import CancelledError, Lease, LostLeaseError
 from tests.pictures import picture_folder
 from tests.studies import write_tiny_study
 from tests.test_prune_job import loud_checkpoint
@@ -40,9 +43,7 @@ from workers import image as doer
 from workers import study as pipeline
 from workers.decode import Kept, Quarantined
 from workers.images import Entry
-from workers.jobs import ImageRequest, PruneRequest, StudyRequest, key_of, steps_of, to_json
 from workers.prepare import prepare
-from workers.queue import Desk
 from workers.runner import MistakeError, run_unit
 
 CLS, AVERAGED = "with-cls", "without-cls"
@@ -426,12 +427,12 @@ def test_a_server_starts_where_private_studies_are_and_tells_a_stranger_of_none(
 def test_a_private_study_is_gone_when_its_time_is_over(lab, page, monkeypatch):
     name = page.drop(lab[1] / "1/2.png")
     shelf, began = Shelf(page.settings.studies), time.time()
-    pictures.sweep(page.settings, page.desk.ledger)
+    sweep.sweep(page.settings, page.desk.ledger)
     assert shelf.open(name).name == name
     monkeypatch.setattr(time, "time", lambda: began + 24.1 * 3600)
     with pytest.raises(StudyNotFoundError, match="there is no study"):
         shelf.open(name)
-    pictures.sweep(page.settings, page.desk.ledger)
+    sweep.sweep(page.settings, page.desk.ledger)
     assert [each.name for each in page.settings.studies.glob("*") if each.name != ".pictures"] == [AVERAGED]
     assert verify(page.settings.studies / AVERAGED) == []
 
@@ -441,10 +442,10 @@ def test_what_will_not_become_a_study_is_removed(lab, page):
     path, job = page.send(file)
     staging = pictures.staging(page.settings.studies, path.rpartition("/")[2], 7)
     staging.mkdir(parents=True)
-    pictures.sweep(page.settings, page.desk.ledger)
+    sweep.sweep(page.settings, page.desk.ledger)
     assert staging.is_dir() and len(left(page.settings)) == 2, "its job goes on"
     page.desk.cancel(job, "ann")
-    pictures.sweep(page.settings, page.desk.ledger)
+    sweep.sweep(page.settings, page.desk.ledger)
     assert left(page.settings) == []
     path, job = page.send(file)
     assert page.ask("DELETE", f"{path}?job={job}").status_code == 204
@@ -460,14 +461,14 @@ def test_what_will_not_become_a_study_is_removed(lab, page):
     folder = page.settings.pictures / begun.json["id"]
     said = json.loads((folder / "upload.json").read_bytes())
     (folder / "upload.json").write_text(json.dumps(said | {"made": time.time() - 3700}))
-    pictures.sweep(page.settings, page.desk.ledger)
+    sweep.sweep(page.settings, page.desk.ledger)
     assert left(page.settings) == []
 
 
 def test_a_study_of_that_name_that_nobody_marked_is_everybodys_and_stays(page):
     name = pictures.study_name("1" * 24)
     write_tiny_study(page.settings.studies / name)
-    pictures.sweep(page.settings, page.desk.ledger)
+    sweep.sweep(page.settings, page.desk.ledger)
     page.user = User("bob", "viewer")
     assert Shelf(page.settings.studies).open(name).name == name
 
@@ -503,7 +504,7 @@ def test_a_worker_that_is_killed_leaves_nothing_and_the_next_one_does_it(lab, pa
     script = f"""
 import os, signal
 from store import append
-from store.ledger import Ledger
+from jobs.ledger import Ledger
 from store.settings import Settings
 from workers.runner import run_unit
 from tests import test_image_job as tests

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.client import Desk
 from store.settings import Settings
 from tests.browsing import expect_address, needs_chromium, opened, playwright, served, settled, sound
 from tests.pictures import picture_folder
@@ -13,7 +14,6 @@ from tests.test_accessible import broken
 from tests.test_image_job import compute, decoded_here
 from tests.test_prune_job import loud_checkpoint
 from workers import decode
-from workers.queue import Desk
 from workers.runner import run_unit
 
 pytestmark = needs_chromium

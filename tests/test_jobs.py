@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs import requests as jobs
+from jobs.requests import PriceRequest, PruneRequest, StudyRequest, UploadRequest
 from precompute import pruning
-from workers import jobs
-from workers.jobs import PriceRequest, PruneRequest, StudyRequest, UploadRequest
 
 STUDY = StudyRequest("deit_tiny_patch16_224", Path("/photos"), image_size=(224, 336), skip=frozenset({"patterns"}))
 PRUNE = PruneRequest("demo", "abc", ("a", "b"), ((0, 1), (2, 0)))

@@ -10,13 +10,13 @@ import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from dashboard.app import create_app
-from store.database import DamagedLedgerError
+from jobs.client import Desk
+from jobs.database import DamagedLedgerError
+from jobs.requests import PruneRequest, StudyRequest
+from jobs.work import Job, Step
 from store.settings import Settings
-from store.work import Job, Step
 from tests.browsing import SCREEN, needs_chromium, playwright, settled, sound_page
 from tests.studies import write_tiny_study
-from workers.jobs import PruneRequest, StudyRequest
-from workers.queue import Desk
 
 pytestmark = needs_chromium
 MODELS = ["deit_tiny_distilled_patch16_224", "deit_tiny_patch16_224", "vit_small_patch16_224"]

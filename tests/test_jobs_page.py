@@ -16,12 +16,12 @@ from dashboard.data import Shelf
 from dashboard.offers import PICTURES, Offers
 from dashboard.views import header, jobs, new_study
 from dashboard.views.new_study import FIELDS, PICKED, Form, Priced, ask_price, priced, read_form, submitted
+from jobs.client import UNHEARD, Desk
+from jobs.requests import PriceRequest, PruneRequest, StudyRequest, key_of
+from jobs.work import Job, Step, WorkerSeen
 from store.settings import Settings
-from store.work import Job, Step, WorkerSeen
 from tests.studies import write_tiny_study
 from workers.images import READ_SUFFIXES, UNREAD_SUFFIXES
-from workers.jobs import PriceRequest, PruneRequest, StudyRequest, key_of
-from workers.queue import UNHEARD, Desk
 
 MODELS = ["deit_tiny_patch16_224", "vit_small_patch16_224"]
 PRICE = {

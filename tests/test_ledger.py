@@ -7,18 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import select, update
 
-from store import tables
-from store.ledger import CLEAN, LEASE_SECONDS, MOST_COUNTED, MOST_FAILED, MOST_LOST, UNFIT_SECONDS, Ledger
-from store.work import (
-    CancelledError,
-    Job,
-    JobNotFoundError,
-    Lease,
-    LostLeaseError,
-    Step,
-    StudyAskedError,
-    TooManyJobsError,
-)
+from jobs import tables
+from jobs.ledger import CLEAN, LEASE_SECONDS, MOST_COUNTED, MOST_FAILED, MOST_LOST, UNFIT_SECONDS, Ledger
+from jobs.work import CancelledError, Job, JobNotFoundError, Lease, Step, StudyAskedError, TooManyJobsError
+from store.errors import LostLeaseError
 
 PLAN = Step(0, 0, "plan")
 IMAGES = [Step(1, number, f"images {16 * number} to {16 * number + 15}", 16) for number in range(3)]

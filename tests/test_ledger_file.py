@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 import headscope
 from dashboard.app import create_app
-from store.database import DamagedLedgerError, LedgerUnavailableError, ReadOnlyLedgerError
+from jobs.database import DamagedLedgerError, LedgerUnavailableError, ReadOnlyLedgerError
+from jobs.ledger import Ledger
+from jobs.work import Step
 from store.env_file import write_env
-from store.ledger import Ledger
 from store.settings import Settings
-from store.work import Step
 from tests.test_embedded import free_port
 from workers import embedded
 

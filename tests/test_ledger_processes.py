@@ -18,11 +18,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import select, text
 
-from store import failpoints, tables
-from store.database import LedgerUnavailableError, NewerLedgerError
+from jobs import tables
+from jobs.database import LedgerUnavailableError, NewerLedgerError
+from jobs.ledger import Ledger
+from jobs.work import Job, Lease, Step
+from store import failpoints
 from store.errors import DiskFullError
-from store.ledger import Ledger
-from store.work import Job, Lease, Step
 
 forked = multiprocessing.get_context("fork")
 ROOT = Path(__file__).parents[1]
@@ -159,7 +160,7 @@ class Ahead(datetime.datetime):
     def now(cls, tz=None): return super().now(tz) + datetime.timedelta(hours=1)
     utcnow = today = now
 datetime.datetime = Ahead
-from store.ledger import Ledger
+from jobs.ledger import Ledger
 ledger = Ledger({url!r})
 assert ledger.reap() == 0 and [fence for fence, _ in ledger.leases()] == [{lease.fence}]
 assert ledger.now() - {before!r} < 600
@@ -270,7 +271,7 @@ def _partial(conn: sa.Connection) -> dict[str, str]:
 
 def test_the_version_is_that_of_the_last_migration():
     config = Config()
-    config.set_main_option("script_location", str(ROOT / "store" / "migrations"))
+    config.set_main_option("script_location", str(ROOT / "jobs" / "migrations"))
     assert ScriptDirectory.from_config(config).get_current_head() == tables.VERSION
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from store import uploads
+from jobs import uploads
+from jobs.requests import StudyRequest, UploadRequest, to_json
+from jobs.uploads import Contents
+from jobs.work import WorkerSeen
 from store.settings import Settings
-from store.uploads import Contents
-from store.work import WorkerSeen
 from tests.browsing import expect_address, needs_chromium, opened, playwright, served, settled
 from tests.fake_desk import FakeDesk, a_job
 from tests.studies import compute, tiny_study
-from workers.jobs import StudyRequest, UploadRequest, to_json
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

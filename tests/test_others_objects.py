@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
+from dashboard.accounts import Accounts
 from dashboard.app import create_app
 from dashboard.data import Shelf, facts
 from dashboard.selection import default
 from dashboard.views import jobs, new_study, pruning
-from store import uploads
-from store.accounts import Accounts
+from jobs import uploads
+from jobs.client import Desk
+from jobs.requests import PriceRequest, PruneRequest, StudyRequest
+from jobs.uploads import Contents
+from jobs.work import Job
 from store.settings import Settings
-from store.uploads import Contents
-from store.work import Job
 from tests.studies import write_tiny_study
 from tests.test_dashboard_app import bodies
-from workers.jobs import PriceRequest, PruneRequest, StudyRequest
-from workers.queue import Desk
 
 SECRET = "8f3a61c0d92be47715f08c6a2d94e3b1"
 NAME = "a-secret-bird"  # of what ann sends

@@ -6,6 +6,7 @@ import torch
 from timm.models import get_arch_pretrained_cfgs
 from timm.models.vision_transformer import VisionTransformer
 
+from jobs import requests as jobs
 from precompute import analysis
 from precompute.base import base_pass
 from precompute.certificate import certify
@@ -26,7 +27,6 @@ from precompute.outputs import (
 )
 from tests import reference
 from tests.models import SMALL, some_pixels
-from workers import jobs
 
 
 def of_file(outputs, own=1000, bias=None, configuration=None):

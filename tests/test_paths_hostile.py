@@ -20,18 +20,18 @@ from werkzeug.routing import Rule
 
 import dashboard
 from dashboard import writer
+from dashboard.accounts import Accounts
 from dashboard.app import create_app
 from dashboard.data import Shelf, facts
 from dashboard.drawing import TOLD
 from dashboard.selection import default
 from dashboard.views import header, jobs, new_study, pruning
-from store import uploads
-from store.accounts import Accounts
+from jobs import uploads
+from jobs.client import Desk
 from store.errors import StudyNotFoundError
 from store.settings import Settings
 from tests.studies import compute, tiny_study, write_tiny_study
 from tests.test_dashboard_app import bodies, places
-from workers.queue import Desk
 
 CANARY = "canary-5e1f0c77d2"
 SECRET = "8f3a61c0d92be47715f08c6a2d94e3b1"

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
+from jobs.requests import StudyRequest
 from precompute import analysis
 from precompute.base import base_pass
 from precompute.weights import open_model
@@ -33,7 +34,6 @@ from workers import direct, terminal
 from workers import prepare as preparation
 from workers import study as pipeline
 from workers.images import ImageSourceError
-from workers.jobs import StudyRequest
 from workers.labels import LabelError
 from workers.prepare import prepare, unit_size
 from workers.refusals import field_of

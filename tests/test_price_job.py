@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from jobs.requests import PriceRequest, StudyRequest, key_of, steps_of, to_json
+from jobs.work import CancelledError, Lease
 from precompute import errors
 from precompute.weights import open_model
 from store.settings import Settings
-from store.work import CancelledError, Lease
 from tests.pictures import picture_folder
 from workers import price as doer
 from workers import study as pipeline
-from workers.jobs import PriceRequest, StudyRequest, key_of, steps_of, to_json
 from workers.prepare import prepare
 
 MODEL = "test_vit"

@@ -12,6 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.studies import DEIT_TINY, VARIABLE, photo_study, real_folder, real_photos
+from jobs import requests as jobs
+from jobs.requests import PruneRequest, StudyRequest, checked, key_of, steps_of, to_json
+from jobs.work import CancelledError, Lease
 from precompute.analysis import METRICS
 from precompute.base import base_pass
 from precompute.demo.model import WEIGHTS
@@ -19,13 +22,11 @@ from precompute.pruning import Regions, prune
 from precompute.weights import open_model
 from store.settings import Settings
 from store.study import open_published
-from store.work import CancelledError, Lease
 from tests import reference
 from tests.pictures import picture_folder
-from workers import jobs, study_model
 from workers import prune as doer
 from workers import study as pipeline
-from workers.jobs import PruneRequest, StudyRequest, checked, key_of, steps_of, to_json
+from workers import study_model
 from workers.prepare import prepare
 from workers.runner import MistakeError
 

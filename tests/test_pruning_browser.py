@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import pytest
 
 from dashboard.pruned import REGIONS, name_of
+from jobs.requests import MODES
 from store.settings import Settings
 from tests.browsing import expect_address, needs_chromium, opened, playwright, served
 from tests.fake_desk import FakeDesk
 from tests.studies import write_tiny_study
-from workers.jobs import MODES
 
 pytestmark = needs_chromium
 

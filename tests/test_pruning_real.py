@@ -13,6 +13,7 @@ from dashboard.pruned import requests_of
 from dashboard.selection import Selection, default
 from dashboard.views.pruning import Face
 from dashboard.views.pruning_export import exports, result_of
+from jobs.requests import from_json
 from precompute.weights import open_model
 from store.settings import Settings
 from store.study import open_published
@@ -20,7 +21,6 @@ from tests import reference
 from tests.fake_desk import FakeDesk
 from tests.pictures import picture_folder
 from tests.test_prune_job import FLOAT32, PLAIN, compute, loud_checkpoint, mask
-from workers.jobs import from_json
 from workers.prune import effects
 
 HEADS = ((4, 1), (0, 0), (2, 1))

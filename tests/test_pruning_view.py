@@ -32,13 +32,13 @@ from dashboard.views.pruning import (
     selection_of,
 )
 from dashboard.words import percent
-from store.database import LedgerUnavailableError
+from jobs.database import LedgerUnavailableError
+from jobs.requests import BULK, MODES, MOST_PRUNE_IMAGES, checked, key_of, to_json
+from jobs.work import WorkerSeen
 from store.errors import StoreError
 from store.settings import Settings
-from store.work import WorkerSeen
 from tests.fake_desk import FakeDesk, a_job, made_result
 from tests.studies import compute, tiny_study
-from workers.jobs import BULK, MODES, MOST_PRUNE_IMAGES, checked, key_of, to_json
 
 NAMES = ["macaw", "<b>bold</b>", "a class with a very long name, and a synonym", "four", "five", "six"]
 CUSTOM = 5

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 from celery.backends.base import DisabledBackend
 
+from jobs import client as queue
+from jobs.client import TRANSPORT, UNHEARD, Desk, ring_on
+from jobs.requests import BULK, INTERACTIVE, PriceRequest, StudyRequest
+from jobs.work import JobNotFoundError, StudyAskedError
 from store.settings import Settings
-from store.work import JobNotFoundError, StudyAskedError
 from tests.queue_help import a_queue, toy
-from workers import queue
-from workers.jobs import BULK, INTERACTIVE, PriceRequest, StudyRequest
-from workers.queue import TRANSPORT, UNHEARD, Desk, ring_on
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_result_that_somebody_put_into_the_queue_is_read_by_nobody(q: SimpleNa
 
 
 def test_asking_and_waiting_for_work_load_neither_torch_nor_dash() -> None:
-    modules = "workers.queue, workers.runner, workers.tasks, workers.doers"
+    modules = "jobs.client, workers.runner, workers.tasks, workers.doers"
     tell = f"import sys, {modules}; print(*{{'torch', 'timm', 'dash'}} & set(sys.modules))"
     said = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == ""

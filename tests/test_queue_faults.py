@@ -13,11 +13,11 @@ from uuid import uuid4
 
 import pytest
 
-from store.work import ENDED, Job
+from jobs.requests import INTERACTIVE
+from jobs.work import ENDED, Job
 from tests.databases import postgres_server, postgresql  # noqa: F401
 from tests.queue_help import Worker, a_port, a_queue, attempts, happened, is_dead, toy, wait_until
 from workers import tasks
-from workers.jobs import INTERACTIVE
 
 
 @pytest.fixture(scope="module")

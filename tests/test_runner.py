@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from store.database import LedgerUnavailableError
-from store.errors import DiskFullError
-from store.ledger import Ledger
+from jobs.client import celery_app
+from jobs.database import LedgerUnavailableError
+from jobs.ledger import Ledger
+from jobs.requests import INTERACTIVE, KINDS
+from jobs.work import CancelledError, Job, Lease, Step
+from store.errors import DiskFullError, LostLeaseError
 from store.settings import Settings
-from store.work import CancelledError, Job, Lease, LostLeaseError, Step
 from workers import doers, runner, tasks
-from workers.jobs import INTERACTIVE, KINDS
-from workers.queue import celery_app
 from workers.runner import DeclineError, HandBackError, MistakeError, UnfitError, Work, run_unit
 from workers.tasks import cause_of_death
 
@@ -207,7 +207,7 @@ def test_a_lost_lease_stops_its_unit_and_nothing_of_it_counts(settings: Settings
 def test_the_heartbeat_keeps_the_lease_and_tells_the_progress(
     settings: Settings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.ledger.LEASE_SECONDS", 0.5)
+    monkeypatch.setattr("jobs.ledger.LEASE_SECONDS", 0.5)
     asked(ledger)
 
     def do(lease: Lease, work: Work) -> None:

@@ -9,11 +9,10 @@ import pytest
 
 from store import failpoints, schema
 from store.attempt import Attempt, forget
-from store.errors import DamagedError, NewerSchemaError, StoreError, StudyBusyError, StudyNotFoundError
+from store.errors import DamagedError, LostLeaseError, NewerSchemaError, StoreError, StudyBusyError, StudyNotFoundError
 from store.manifest import Manifest, verify
 from store.paths import ack_path, attempt_path, manifest_path, part_path, plan_path, staging_path, work_path
 from store.study import delete, list_studies, open_published
-from store.work import LostLeaseError
 from tests.studies import RUN, compute, tiny_study
 
 pytestmark = pytest.mark.usefixtures("no_flush")

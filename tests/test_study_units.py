@@ -18,16 +18,17 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from jobs.ledger import CLEAN, UNFIT_SECONDS, Ledger
+from jobs.requests import BULK, key_of, steps_of, to_json
+from jobs.work import CancelledError, Lease, Step
 from store import failpoints, paths, schema
 from store.attempt import Attempt
 from store.bucket import BucketBusyError, BucketConflictError, BucketError
-from store.errors import StudyBusyError, StudyNotFoundError
-from store.ledger import CLEAN, UNFIT_SECONDS, Ledger
+from store.errors import LostLeaseError, StudyBusyError, StudyNotFoundError
 from store.lock import StudyLock
 from store.manifest import Manifest, verify
 from store.settings import Settings
 from store.study import open_published
-from store.work import CancelledError, Lease, LostLeaseError, Step
 from tests.pictures import picture_folder
 from tests.test_ledger import pass_time
 from tests.test_pipeline import MODEL, quiet, request_for
@@ -35,7 +36,6 @@ from workers import prepare as preparation
 from workers import study as pipeline
 from workers import study_units
 from workers.decode import ImageChangedError
-from workers.jobs import BULK, key_of, steps_of, to_json
 from workers.prepare import prepare
 from workers.runner import DeclineError, MistakeError, UnfitError, run_unit
 from workers.stages import STAGES, Stage

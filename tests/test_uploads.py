@@ -24,21 +24,22 @@ from PIL import Image
 
 from dashboard import access
 from dashboard import uploads as routes
+from dashboard.accounts import Accounts, User
 from dashboard.app import create_app
 from dashboard.offers import Offers
 from dashboard.views import new_study
-from store import uploads
-from store.accounts import Accounts, User
-from store.ledger import Ledger
+from jobs import uploads
+from jobs.client import Desk
+from jobs.ledger import Ledger
+from jobs.requests import StudyRequest, UploadRequest
+from jobs.work import CancelledError
+from store.errors import LostLeaseError
 from store.settings import Settings
-from store.work import CancelledError, LostLeaseError
 from tests.queue_help import a_port, wait_until
 from tests.zips import Part, zipped
 from workers import archives, decode
 from workers import upload as doer
 from workers.images import find_images
-from workers.jobs import StudyRequest, UploadRequest
-from workers.queue import Desk
 from workers.runner import Work, run_unit
 
 
@@ -500,7 +501,7 @@ def test_a_worker_that_is_killed_leaves_the_archive_and_the_next_one_does_the_jo
     lease = lab.ledger.take("bulk", "w", "bell")
     killed = (
         "import os, sys\n"
-        "from store.ledger import Ledger\nfrom store.settings import Settings\nfrom store.work import Lease, Step\n"
+        "from jobs.ledger import Ledger\nfrom store.settings import Settings\nfrom jobs.work import Lease, Step\n"
         "from workers import upload\nfrom workers.runner import Work\n"
         f"real = upload.{stage}\n"
         "def die(*given):\n"

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from dashboard import uploads as routes
+from jobs.client import Desk
 from store.settings import Settings
 from tests.browsing import needs_chromium, playwright, served, sound_page
 from tests.test_uploads import JPEG, PNG
 from tests.zips import Part, zipped
 from workers import decode
 from workers import upload as doer
-from workers.queue import Desk
 from workers.runner import run_unit
 
 pytestmark = needs_chromium

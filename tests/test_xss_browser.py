@@ -13,14 +13,14 @@ import pytest
 
 from dashboard.about import ABOUT
 from dashboard.selection import THEMES
-from store import uploads
+from jobs import uploads
+from jobs.requests import PriceRequest, PruneRequest, StudyRequest, UploadRequest, to_json
+from jobs.uploads import Contents
+from jobs.work import Job, WorkerSeen
 from store.settings import Settings
-from store.uploads import Contents
-from store.work import Job, WorkerSeen
 from tests.browsing import PATIENCE, SCREEN, needs_chromium, opened, playwright, point_of, served, settled, sound
 from tests.fake_desk import FakeDesk, a_job
 from tests.studies import compute, tiny_study
-from workers.jobs import PriceRequest, PruneRequest, StudyRequest, UploadRequest, to_json
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

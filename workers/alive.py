@@ -3,7 +3,7 @@
 import platform
 import sys
 
-from store.ledger import Ledger
+from jobs.ledger import Ledger
 from store.settings import Settings
 
 WITHIN = 45.0  # seconds; a worker says that it is there every few

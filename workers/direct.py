@@ -1,9 +1,9 @@
 """How is a study computed by the one process of the command line, without a queue, and what does it say meanwhile?"""
 
+from jobs.requests import StudyRequest
 from store.settings import Settings
 from store.study import open_published
 from workers import study as pipeline
-from workers.jobs import StudyRequest
 from workers.memory import keep_freed_memory
 from workers.prepare import prepare
 from workers.terminal import bars, facts, out, print_json, say_published, say_what_is_odd, stopping, tell_price

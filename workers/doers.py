@@ -5,10 +5,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from store.ledger import Ledger
+from jobs.ledger import Ledger
+from jobs.requests import BULK, KINDS, queue_of
+from jobs.work import Lease
 from store.settings import Settings
-from store.work import Lease
-from workers.jobs import BULK, KINDS, queue_of
 from workers.memory import keep_freed_memory
 
 if TYPE_CHECKING:

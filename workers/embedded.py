@@ -25,9 +25,9 @@ from typing import Any, Self
 from redis import Redis
 from redis.exceptions import RedisError
 
+from jobs.requests import BULK, INTERACTIVE
 from store.errors import StoreError
 from store.settings import Settings
-from workers.jobs import BULK, INTERACTIVE
 
 # Seconds: between two looks at the processes; that they get to end by themselves; of the longest wait before a restart;
 # after which a process that dies is no longer one that cannot start.

@@ -15,24 +15,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from jobs import uploads
+from jobs.requests import ImageRequest, from_json
+from jobs.uploads import Upload
+from jobs.work import CancelledError, Lease
 from precompute import analysis, autoencoder, pattern_names
 from precompute.base import base_pass
 from precompute.layout import place
 from precompute.model import ViT
 from precompute.preprocess import seen_by, thumbnail, thumbnail_size
 from precompute.reduction import pooled, principal_axes
-from store import paths, pictures, uploads
+from store import paths, pictures
 from store.append import Appended
 from store.errors import DamagedError, StudyNotFoundError
 from store.manifest import Manifest
 from store.schema import SCHEMA
 from store.study import Study
-from store.uploads import Upload
-from store.work import CancelledError, Lease
 from workers import decode
 from workers.decode import Quarantined
 from workers.images import Entry, fingerprint
-from workers.jobs import ImageRequest, from_json
 from workers.kept import device
 from workers.prepare import versions
 from workers.prune import prove, published

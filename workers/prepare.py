@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jobs.requests import NAMED_CLASSES, StudyRequest
 from precompute import analysis
 from precompute.autoencoder import LATENT, num_parameters
 from precompute.certificate import certify
@@ -34,7 +35,6 @@ from store.settings import Settings
 from workers.copies import copies_of
 from workers.decode import Kept, Quarantined, load, scan
 from workers.images import ImageSet, ImageSourceError, find_images, fingerprint
-from workers.jobs import NAMED_CLASSES, StudyRequest
 from workers.labels import ClassNames, LabelError, match_labels, own_classes, read_class_names
 from workers.masks import Masks, object_shares
 

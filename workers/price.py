@@ -18,6 +18,18 @@ import torch
 import zarr
 from zarr.storage import MemoryStore
 
+from jobs.requests import (
+    INTERPOLATIONS,
+    LEAST_CROP,
+    OUTPUTS,
+    POOLS,
+    SKIPPABLE,
+    WEIGHTS,
+    PriceRequest,
+    StudyRequest,
+    from_json,
+)
+from jobs.work import Lease
 from precompute.analysis import batch_for, exact_float32, left_out, of_batch
 from precompute.certificate import certify
 from precompute.configuration import MODEL_FILE, PREPROCESSOR_FILE
@@ -31,21 +43,9 @@ from store import paths, schema
 from store.errors import StoreError, StudyNotFoundError
 from store.settings import Settings
 from store.study import open_published
-from store.work import Lease
 from workers.decode import Kept as Picture
 from workers.decode import scan
 from workers.images import Entry, ImageSet, ImageSourceError, find_images
-from workers.jobs import (
-    INTERPOLATIONS,
-    LEAST_CROP,
-    OUTPUTS,
-    POOLS,
-    SKIPPABLE,
-    WEIGHTS,
-    PriceRequest,
-    StudyRequest,
-    from_json,
-)
 from workers.kept import Kept
 from workers.masks import object_shares
 from workers.prepare import (

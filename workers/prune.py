@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from jobs.requests import SUM_UP, ImageRequest, PruneRequest, from_json
+from jobs.work import Lease
 from precompute.analysis import METRICS, batch_for, exact_float32, unless_out_of_memory
 from precompute.base import Base, base_pass
 from precompute.importance import TOP
@@ -25,8 +27,6 @@ from store import paths
 from store.errors import StoreError
 from store.settings import Settings
 from store.study import Study, open_published
-from store.work import Lease
-from workers.jobs import SUM_UP, ImageRequest, PruneRequest, from_json
 from workers.kept import Kept, device
 from workers.runner import MistakeError, Work
 from workers.study_model import StudyModelError, kept_model_of

@@ -2,10 +2,10 @@
 
 import re
 
+from jobs.requests import StudyRequest
 from precompute.errors import ModelError
 from store.paths import StudyNameError
 from workers.images import ImageSourceError
-from workers.jobs import StudyRequest
 from workers.labels import LabelError
 from workers.masks import MaskError
 from workers.prepare import DeviceError

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
-from store.database import LedgerUnavailableError
-from store.errors import DiskFullError, StudyBusyError
-from store.ledger import Ledger
+from jobs.database import LedgerUnavailableError
+from jobs.ledger import Ledger
+from jobs.work import CancelledError, Lease, Step
+from store.errors import DiskFullError, LostLeaseError, StudyBusyError
 from store.settings import Settings
-from store.work import CancelledError, Lease, LostLeaseError, Step
 from workers import doers
 
 # Seconds: between two renewals of a lease, which holds for 30; between two looks whether the unit is still wanted; and

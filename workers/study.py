@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from jobs.work import Step
 from precompute import analysis
 from precompute.preprocess import thumbnail, thumbnail_size
 from store import schema
@@ -32,7 +33,6 @@ from store.errors import DiskFullError, StudyNotFoundError
 from store.manifest import Manifest
 from store.staging import nothing
 from store.study import Study, open_published
-from store.work import Step
 from workers.copies import counted_once
 from workers.memory import forget_peak, peak_mb
 from workers.prepare import Prepared, Progress, nbytes, seen_pixels, versions

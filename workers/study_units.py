@@ -11,17 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jobs.ledger import CLEAN
+from jobs.requests import StudyRequest, from_json
+from jobs.work import CancelledError, Lease, Step
 from store import exchange, paths
 from store.attempt import Attempt, forget
 from store.bucket import Bucket, BucketConflictError, BucketError
-from store.errors import DiskFullError, StoreError, StudyBusyError, StudyNotFoundError
-from store.ledger import CLEAN
+from store.errors import DiskFullError, LostLeaseError, StoreError, StudyBusyError, StudyNotFoundError
 from store.manifest import Manifest
 from store.record import plan_record
-from store.work import CancelledError, Lease, LostLeaseError, Step
 from workers import study as pipeline
 from workers.decode import ImageChangedError
-from workers.jobs import StudyRequest, from_json
 from workers.prepare import Prepared, Progress, prepare
 from workers.refusals import field_of
 from workers.runner import DeclineError, MistakeError, UnfitError, Work

@@ -28,14 +28,14 @@ from celery.signals import task_failure, worker_process_init, worker_shutting_do
 from celery.worker import WorkController, state
 from celery.worker.strategy import default
 
-from store import pictures
+from jobs import sweep
+from jobs.client import TASK, celery_app, ring_on
+from jobs.ledger import Ledger
+from jobs.requests import QUEUES
 from store.bucket import Bucket
 from store.exchange import Follower
-from store.ledger import Ledger
 from store.settings import Settings
 from workers import doers
-from workers.jobs import QUEUES
-from workers.queue import TASK, celery_app, ring_on
 from workers.runner import HandBackError, Work, run_unit
 
 # Seconds: between two looks at what may be forgotten; between two signs of life; and between two requests to stop.
@@ -101,7 +101,7 @@ def run_worker(settings: Settings, queue: str, name: str) -> int:
 
     task_failure.connect(hear_of_death)
     worker_shutting_down.connect(hand_back)
-    tidy = partial(pictures.sweep, settings, ledger)
+    tidy = partial(sweep.sweep, settings, ledger)
     threading.Thread(target=_every, args=(LOOK_SECONDS, watch.look), name="watch", daemon=True).start()
     threading.Thread(target=_every, args=(TIDY_SECONDS, tidy), name="tidy", daemon=True).start()
     if follower is not None:

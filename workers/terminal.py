@@ -24,12 +24,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from jobs.work import ENDED, Job
 from store.made import how_it_was_made, questions
 from store.study import Study
-from store.work import ENDED, Job
 
 if TYPE_CHECKING:
-    from store.ledger import Ledger
+    from jobs.ledger import Ledger
     from workers.prepare import Prepared
 
 # Lines are wrapped for a person only: a pipe gets them whole.

@@ -12,14 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from store import files, uploads
+from jobs import uploads
+from jobs.requests import UploadRequest, from_json
+from jobs.uploads import Contents, Upload
+from jobs.work import CancelledError, Lease
+from store import files
 from store.errors import DiskFullError
-from store.uploads import Contents, Upload
-from store.work import CancelledError, Lease
 from workers.archives import ArchiveError, Member, chunks, directory, shown
 from workers.decode import Quarantined, kind_of_bytes, scan
 from workers.images import IMAGE_ID, READ_SUFFIXES, UNREAD_SUFFIXES, Entry
-from workers.jobs import UploadRequest, from_json
 from workers.runner import MistakeError, Work
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}

@@ -21,11 +21,20 @@ from dashboard.data import Shelf
 from dashboard.drawing import problem
 from dashboard.views import choice
 from dashboard.words import ago, count, duration, megabytes, number
+from jobs.client import Desk
+from jobs.requests import (
+    KINDS,
+    QUEUES,
+    ImageRequest,
+    PriceRequest,
+    PruneRequest,
+    StudyRequest,
+    UploadRequest,
+    from_json,
+)
+from jobs.work import ENDED, Job, JobNotFoundError, WorkerSeen
 from store.paths import manifest_path
 from store.settings import Settings
-from store.work import ENDED, Job, JobNotFoundError, WorkerSeen
-from workers.jobs import KINDS, QUEUES, ImageRequest, PriceRequest, PruneRequest, StudyRequest, UploadRequest, from_json
-from workers.queue import Desk
 
 PAGE = "jobs"
 TABLE = "jobs-table"

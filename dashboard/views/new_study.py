@@ -22,11 +22,8 @@ from dashboard.offers import Offers
 from dashboard.views import choice
 from dashboard.views.jobs import place, price_line, stage_line, workers_line
 from dashboard.words import ago, count
-from store.made import how_it_was_made, questions
-from store.paths import STUDY_NAME, manifest_path
-from store.uploads import Upload
-from store.work import Job, JobNotFoundError, StudyAskedError, TooManyJobsError
-from workers.jobs import (
+from jobs.client import Desk
+from jobs.requests import (
     INTERACTIVE,
     INTERPOLATIONS,
     LEAST_CROP,
@@ -38,7 +35,10 @@ from workers.jobs import (
     channels,
     key_of,
 )
-from workers.queue import Desk
+from jobs.uploads import Upload
+from jobs.work import Job, JobNotFoundError, StudyAskedError, TooManyJobsError
+from store.made import how_it_was_made, questions
+from store.paths import STUDY_NAME, manifest_path
 
 PAGE = "new"
 FORM = "new-study-form"

@@ -23,12 +23,12 @@ from dashboard.pruned import REGIONS, Effect, Pruning, name_of, requests_of
 from dashboard.selection import WHOLE_HEAD, Selection, fits, head_label
 from dashboard.views.panel import panel
 from dashboard.words import METRICS, MINUS, count, duration, number, percent, short_name
-from store.database import LedgerUnavailableError
+from jobs.client import Desk
+from jobs.database import LedgerUnavailableError
+from jobs.ledger import Ledger
+from jobs.requests import INTERACTIVE, MODES, PRUNE_IMAGES, key_of
+from jobs.work import ENDED, Job, JobNotFoundError, TooManyJobsError
 from store.errors import StoreError
-from store.ledger import Ledger
-from store.work import ENDED, Job, JobNotFoundError, TooManyJobsError
-from workers.jobs import INTERACTIVE, MODES, PRUNE_IMAGES, key_of
-from workers.queue import Desk
 
 NAME = "pruning"
 BODY = "pruning-body"

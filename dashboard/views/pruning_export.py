@@ -15,9 +15,9 @@ from dashboard.selection import Selection
 from dashboard.theme import Palette, palette
 from dashboard.views.pruning import NAME, NO_CLASSIFIER, Bars, brief, class_name, kept, label
 from dashboard.words import METRICS, short_name
+from jobs.client import Desk
+from jobs.requests import MODES, PATCHES_PATCHES, key_of
 from store.errors import StoreError
-from workers.jobs import MODES, PATCHES_PATCHES, key_of
-from workers.queue import Desk
 
 Numbers = Callable[[Pruning, Selection], Columns]
 Lines = Callable[[Selection, int], str]
@@ -108,7 +108,7 @@ study = headscope.open_study({known.name!r})
 # A study has heads pruned one by one and whole; the rest is computed by its model, as a worker does it.
 import numpy as np
 from store.settings import Settings
-from workers.jobs import PruneRequest
+from jobs.requests import PruneRequest
 from workers.prune import effects
 
 images = {named}

@@ -20,15 +20,15 @@ from dashboard.drawing import problem
 from dashboard.routes import HASH_DIGITS
 from dashboard.views import header, jobs
 from dashboard.words import ago, day_and_time, percent
+from jobs.client import Desk
+from jobs.database import LedgerUnavailableError
+from jobs.work import ENDED, Job
 from store import pictures
-from store.database import LedgerUnavailableError
 from store.errors import DamagedError, NewerSchemaError, StoreError
 from store.manifest import Manifest
 from store.objects import METADATA, PublishedStore
 from store.paths import manifest_path
 from store.study import StudyEntry
-from store.work import ENDED, Job
-from workers.queue import Desk
 
 PAGE = "studies"
 OPENED = "studies-opened"  # counts how often the page was opened: the folder is read anew

@@ -108,10 +108,6 @@ class WorkerSeen:
     seen: float
 
 
-class LostLeaseError(RuntimeError):
-    """The unit is another worker's now; what this one made of it must not be written."""
-
-
 class CancelledError(RuntimeError):
     """The job was cancelled; stop, and leave nothing behind."""
 

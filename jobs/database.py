@@ -24,9 +24,9 @@ import sqlalchemy as sa
 from sqlalchemy import event, text
 from sqlalchemy.engine import Connection, make_url
 
+from jobs.tables import VERSION
 from store.errors import DiskFullError, StoreError
 from store.failpoints import hit
-from store.tables import VERSION
 
 _BUSY_SECONDS = 30
 _CLOCK = {

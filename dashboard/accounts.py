@@ -11,10 +11,10 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Connection
 
-from store.database import Database
+from jobs.database import Database
+from jobs.tables import failures, users
 from store.errors import StoreError
 from store.settings import Settings, is_loopback
-from store.tables import failures, users
 
 Role = Literal["viewer", "analyst", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)  # each may do what those before it may

@@ -12,10 +12,10 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from store.ledger import Ledger
+from jobs.ledger import Ledger
+from jobs.requests import Request, StudyRequest, checked, is_answered_once, key_of, kind_of, queue_of, steps_of, to_json
+from jobs.work import ENDED, Job
 from store.settings import Settings
-from store.work import ENDED, Job
-from workers.jobs import Request, StudyRequest, checked, is_answered_once, key_of, kind_of, queue_of, steps_of, to_json
 
 TASK = "headscope.work"
 UNHEARD = "the queue does not answer; the job starts when it is back"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from store.work import Step
+from jobs.work import Step
 
 # What a study can do without, by the name that --skip takes.
 SKIPPABLE = ("patterns",)

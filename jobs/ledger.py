@@ -15,20 +15,20 @@ import sqlalchemy as sa
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.engine import Connection
 
-from store.database import Database, plain
-from store.tables import HELD, LIVE, WAITING, attempts, catalogue, jobs, results, turns, units, workers
-from store.work import (
+from jobs.database import Database, plain
+from jobs.tables import HELD, LIVE, WAITING, attempts, catalogue, jobs, results, turns, units, workers
+from jobs.work import (
     ENDED,
     CancelledError,
     Job,
     JobNotFoundError,
     Lease,
-    LostLeaseError,
     Step,
     StudyAskedError,
     TooManyJobsError,
     WorkerSeen,
 )
+from store.errors import LostLeaseError
 
 LEASE_SECONDS = 30.0
 # So many attempts of one unit that failed, or that were lost through no fault of their own, end its job.
