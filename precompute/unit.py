@@ -1,4 +1,4 @@
-"""What does the function of an analysis work on? A unit: some images and layers of a study, and the model if it asks."""
+"""What does the function of an analysis work on? A unit: images and layers of a study, and the model if it asks."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
