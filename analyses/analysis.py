@@ -68,8 +68,18 @@ class Analysis:
     needs: tuple[Need, ...] = ()
     reads: tuple[str, ...] = ()
     counted: str = "images"
-    skipped_by: str | None = "patterns"
+    skipped_by: str | None = None
     request: type[BaseModel] | None = None
+
+
+def head_images(sizes: Sizes) -> int:
+    """How many heads of images there are, layers × heads × images."""
+    return sizes["image"] * sizes["layer"] * sizes["head"]
+
+
+def attention_entries(sizes: Sizes) -> int:
+    """How many numbers all attention matrices have."""
+    return head_images(sizes) * sizes["token"] ** 2
 
 
 def resolve(name: str) -> Any:

@@ -8,7 +8,6 @@ ANALYSIS = Analysis(
     title="Attention",
     when="pass",
     each_layer="precompute.analysis:attention",
-    skipped_by=None,
     arrays={
         "attention": ArraySpec(
             ("image", "layer", "head", "query", "key"),

@@ -8,7 +8,6 @@ ANALYSIS = Analysis(
     title="Attention in short",
     when="pass",
     each_layer="precompute.patterns:of_layer",
-    skipped_by=None,
     arrays={
         "cls_vector": ArraySpec(
             (*HEADS, "cls_entry"),

@@ -1,6 +1,6 @@
 """Which heads of which images are near by their attention from and to CLS?"""
 
-from analyses.analysis import Analysis
+from analyses.analysis import Analysis, head_images
 from analyses.arrays import HEADS, ArraySpec
 
 ANALYSIS = Analysis(
@@ -11,6 +11,8 @@ ANALYSIS = Analysis(
     needs=("cls",),
     reads=("cls_vector",),
     counted="%",
+    skipped_by="patterns",
+    seconds=lambda sizes: 3e-3 * head_images(sizes),
     arrays={
         "cls_layout": ArraySpec(
             (*HEADS, "xy"),

@@ -10,7 +10,7 @@ ANALYSIS = Analysis(
     one_more="precompute.maps:place_image",
     reads=("importance", "pruned_probability"),
     counted="layouts",
-    skipped_by=None,
+    seconds=lambda sizes: 1e-2 * sizes["image"],
     arrays={
         "image_layout": ArraySpec(
             ("vector", "image", "xy"),

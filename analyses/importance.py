@@ -9,7 +9,6 @@ ANALYSIS = Analysis(
     when="pass",
     function="precompute.analysis:head_importance",
     reads=("target", "logits"),
-    skipped_by=None,
     arrays={
         "importance": ArraySpec(
             ("metric", "image", "layer", "head"),

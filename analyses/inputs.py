@@ -7,7 +7,6 @@ ANALYSIS = Analysis(
     name="inputs",
     title="Images and labels",
     when="start",
-    skipped_by=None,
     arrays={
         "image": ArraySpec(
             ("image",),

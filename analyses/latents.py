@@ -1,6 +1,6 @@
 """What does the autoencoder make of every head of every image?"""
 
-from analyses.analysis import Analysis
+from analyses.analysis import Analysis, attention_entries
 from analyses.arrays import HEADS, ArraySpec
 
 ANALYSIS = Analysis(
@@ -9,6 +9,8 @@ ANALYSIS = Analysis(
     function="precompute.autoencoder:of_unit",
     cut=("image",),
     reads=("autoencoder", "patch_mask"),
+    skipped_by="patterns",
+    seconds=lambda sizes: 6e-9 * attention_entries(sizes),
     arrays={
         "patch_latent": ArraySpec(
             (*HEADS, "latent"),

@@ -1,6 +1,6 @@
 """Does each head's attention follow the object, where a mask shows it?"""
 
-from analyses.analysis import Analysis
+from analyses.analysis import Analysis, attention_entries
 from analyses.arrays import HEADS, ArraySpec
 
 ANALYSIS = Analysis(
@@ -11,6 +11,8 @@ ANALYSIS = Analysis(
     join="precompute.content:join",
     needs=("attention", "masks"),
     reads=("attention", "residual"),
+    skipped_by="patterns",
+    seconds=lambda sizes: 3e-8 * attention_entries(sizes),
     arrays={
         "object": ArraySpec(
             ("image", "patch"),

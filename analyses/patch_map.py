@@ -1,6 +1,6 @@
 """Which heads of which images are near by their attention between patches?"""
 
-from analyses.analysis import Analysis
+from analyses.analysis import Analysis, head_images
 from analyses.arrays import HEADS, ArraySpec
 
 ANALYSIS = Analysis(
@@ -10,6 +10,8 @@ ANALYSIS = Analysis(
     one_more="precompute.maps:place_patch",
     reads=("patch_latent",),
     counted="%",
+    skipped_by="patterns",
+    seconds=lambda sizes: 3e-3 * head_images(sizes),
     arrays={
         "patch_layout": ArraySpec(
             (*HEADS, "xy"),

@@ -1,6 +1,6 @@
 """What is each head's attention like, by name, and is it the same on every image?"""
 
-from analyses.analysis import Analysis
+from analyses.analysis import Analysis, attention_entries
 from analyses.arrays import HEADS, ArraySpec
 
 ANALYSIS = Analysis(
@@ -12,6 +12,8 @@ ANALYSIS = Analysis(
     needs=("attention",),
     reads=("attention", "residual"),
     counted="layers of images",
+    skipped_by="patterns",
+    seconds=lambda sizes: 6e-8 * attention_entries(sizes),
     arrays={
         "pattern": ArraySpec(
             ("pattern",),

@@ -7,8 +7,7 @@ ANALYSIS = Analysis(
     name="pictures",
     title="Pictures",
     when="pass",
-    function="precompute.preprocess:pictures",
-    skipped_by=None,
+    function="precompute.analysis:pictures",
     arrays={
         "pixels": ArraySpec(
             ("image", "y", "x", "rgb"),

@@ -9,7 +9,6 @@ ANALYSIS = Analysis(
     when="pass",
     function="precompute.analysis:predictions",
     needs=("classifier",),
-    skipped_by=None,
     arrays={
         "target": ArraySpec(
             ("image",),

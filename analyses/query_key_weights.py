@@ -7,7 +7,6 @@ ANALYSIS = Analysis(
     name="query-key-weights",
     title="Weights of queries and keys",
     when="start",
-    skipped_by=None,
     arrays={
         "norm1_weight": ArraySpec(
             ("layer", "channel"),

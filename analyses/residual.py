@@ -8,7 +8,6 @@ ANALYSIS = Analysis(
     title="Residual stream",
     when="pass",
     function="precompute.analysis:residual",
-    skipped_by=None,
     arrays={
         "residual": ArraySpec(
             ("image", "depth", "token", "channel"),

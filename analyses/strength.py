@@ -8,7 +8,6 @@ ANALYSIS = Analysis(
     title="Attention strength",
     when="pass",
     each_layer="precompute.strength:of_layer",
-    skipped_by=None,
     arrays={
         "strength": ArraySpec(
             (*HEADS, "hop"),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from analyses.registry import ARRAYS
 from benchmarks.measuring import Table, Timed, paired, ratio
 from precompute.analysis import batch_for, of_batch
 from precompute.base import Base, base_pass
@@ -140,7 +141,7 @@ def _batch_alone(name: str) -> tuple[str, ...]:
     vit = _random_model(name)
     batch = batch_for(vit)
     before = _peak_bytes()
-    of_batch(vit, _pixels(vit, batch.images).numpy(), np.full(batch.images, -1), batch.chunk, keep_attention=True)
+    of_batch(vit, _pixels(vit, batch.images).numpy(), np.full(batch.images, -1), batch.chunk, ARRAYS)
     peaks = (f"{peak / 1e9:.2f}" for peak in (before, _peak_bytes()))
     return name, f"{batch.images}", f"{batch.chunk}", f"{unit_size(vit, batch)}", *peaks
 

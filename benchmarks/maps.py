@@ -17,15 +17,16 @@ from benchmarks.synthetic import head_attention
 from precompute.map_quality import purity
 from precompute.pattern_names import CLS_PATTERNS, PATCH_PATTERNS
 from precompute.patterns import cls_vector, packed, top_mask
+from precompute.unit import Unit
 from store.attempt import Attempt
+from workers.after import after, compute_whole
 from workers.memory import forget_peak, peak_mb
-from workers.stages import STAGES, Task
 
 GRID = (14, 14)
 NOISE = 0.3
 UNIT = 10  # images
 MOST_MB = 8000
-MAPS = ("autoencoder", "latents", "patch-map", "pooled-map", "cls-map")
+MAPS = ("autoencoder", "latents", "patch-map", "cls-map")
 
 
 def maps_table(images: int = 1000, layers: int = 12, heads: int = 12) -> Table:
@@ -40,14 +41,14 @@ def maps_table(images: int = 1000, layers: int = 12, heads: int = 12) -> Table:
         ],
     )
     with tempfile.TemporaryDirectory() as scratch, _synthetic_study(Path(scratch), images, layers, heads) as attempt:
-        for stage in (each for each in STAGES if each.name in MAPS):
+        for each in (each for each in after() if each.name in MAPS):
             forget_peak()
             began = time.perf_counter()
-            task = Task(attempt.so_far(), 0, torch.device("cpu"), None, lambda done, of: None, lambda: None)
-            arrays, facts = stage.run(task)
+            unit = Unit(attempt.so_far(), range(images), range(layers), 0, torch.device("cpu"))
+            arrays, facts = compute_whole(each, unit)
             seconds = time.perf_counter() - began
-            attempt.write_stage(stage.name, arrays, facts)
-            row = [stage.name, f"{seconds:,.0f}", f"{peak_mb():,}"]
+            attempt.write_stage(each.name, arrays, facts)
+            row = [each.name, f"{seconds:,.0f}", f"{peak_mb():,}"]
             for name, told in facts.get("maps", {}).items():
                 kinds = len(CLS_PATTERNS if name == "cls" else PATCH_PATTERNS)
                 group = np.tile(np.arange(layers * heads) % kinds, images)

@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from analyses.registry import ANALYSES
 from jobs.work import Step
 
 # What a study can do without, by the name that --skip takes.
-SKIPPABLE = ("patterns",)
+SKIPPABLE = tuple(dict.fromkeys(each.skipped_by for each in ANALYSES.values() if each.skipped_by is not None))
 
 # Sets of classes that --classes takes by name: timm has their names and WordNet ids.
 NAMED_CLASSES = ("imagenet-1k", "imagenet-12k", "imagenet-21k-miil", "imagenet-21k-goog", "imagenet-22k")

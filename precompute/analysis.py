@@ -1,7 +1,7 @@
-"""Everything that is computed of a batch of images, by the names that it is stored under."""
+"""What is computed in the model's pass over a batch of images? All arrays of the analyses that say "pass"."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precompute.base import base_pass
+from analyses.analysis import Analysis, resolve
+from analyses.registry import ANALYSES, ARRAYS
+from precompute.base import Base, base_pass
 from precompute.importance import importance
 from precompute.metrics import probabilities
 from precompute.model import Layer, ViT
-from precompute.patterns import cls_vector, packed, top_mask
-from precompute.strength import hop_entropy, hop_strength
+from precompute.preprocess import thumbnail, thumbnail_size
 
 T = TypeVar("T")
 
 METRICS = ("probability", "jsd", "cls_distance", "patch_distance")
+METRIC_NEEDS = {"probability": "classifier", "jsd": "classifier", "cls_distance": "cls"}
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,24 @@ def metrics_of(vit: ViT) -> tuple[str, ...]:
     return tuple(metric for metric in METRICS if metric not in left_out(vit))
 
 
+def lacks(vit: ViT) -> dict[str, str]:
+    """What of `analyses.analysis.Need` the model cannot give, each with the reason."""
+    reasons = {}
+    if not vit.num_classes:
+        reasons["classifier"] = vit.outputs.why
+    if not vit.has_cls:
+        reasons["cls"] = f"{vit.name} is pooled by {vit.pool}: no CLS token is read"
+    return reasons
+
+
 def left_out(vit: ViT) -> dict[str, str]:
     """Arrays and metrics that the model cannot have, each with the reason."""
-    reasons: dict[str, str] = {}
-    if not vit.num_classes:
-        names = ("probability", "jsd", "logits", "target", "pruned_probability", "pruned_top_class")
-        reasons |= dict.fromkeys((*names, "pruned_top_probability"), vit.outputs.why)
-    if not vit.has_cls:
-        why = f"{vit.name} is pooled by {vit.pool}: no CLS token is read"
-        of_cls = ("cls_distance", "cls_vector", "cls_pattern", "cls_pattern_score", "cls_pattern_name")
-        reasons |= dict.fromkeys((*of_cls, "cls_layout", "cls_object_auc"), why)
-    return reasons
+    reasons = lacks(vit)
+    needs: dict[str, tuple[str, ...]] = {metric: (need,) for metric, need in METRIC_NEEDS.items()}
+    for analysis in ANALYSES.values():
+        needs |= {name: (*analysis.needs, *spec.needs) for name, spec in analysis.arrays.items()}
+    missing = {name: [reasons[need] for need in of if need in reasons] for name, of in needs.items()}
+    return {name: why[0] for name, why in missing.items() if why}
 
 
 def batch_for(vit: ViT) -> Batch:
@@ -85,13 +94,12 @@ def exact_float32() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, conv
 
 
-def analysis(
+def of_images(
     vit: ViT,
     pixels: np.ndarray,
     label: np.ndarray,
     batch: Batch,
-    *,
-    keep_attention: bool,
+    wanted: Collection[str],
     check: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, np.ndarray], Batch]:
     """All arrays of some images, in batches; halves the batch when memory runs out, down to one.
@@ -99,10 +107,10 @@ def analysis(
     Args:
         pixels: What the model sees, uint8 (image, y, x, rgb).
         label: True classes, int32 (image,), −1 where unknown.
-        keep_attention: Whether the whole matrices are among the arrays.
+        wanted: Names of arrays; of these, those of the pass are computed.
         check: Called between batches; it may raise, to stop.
     Returns:
-        Arrays by name, the image axis first (importance: metric, image, layer, head), and the batch that fitted.
+        Arrays by name, with the axes of their rows in `analyses`, and the batch that fitted.
     Raises:
         MemoryError: not even one image and one pruned copy fit.
     """
@@ -111,7 +119,7 @@ def analysis(
     while start < len(pixels):
         check()
         several = slice(start, start + batch.images)
-        compute = partial(of_batch, vit, pixels[several], label[several], batch.chunk, keep_attention=keep_attention)
+        compute = partial(of_batch, vit, pixels[several], label[several], batch.chunk, wanted)
         done = unless_out_of_memory(vit.device, compute)
         if done is not None:
             parts.append(done)
@@ -123,8 +131,7 @@ def analysis(
             )
         else:
             batch = batch.halved()
-    axis = {"importance": 1}
-    return {name: np.concatenate([p[name] for p in parts], axis.get(name, 0)) for name in parts[0]}, batch
+    return {name: np.concatenate([p[name] for p in parts], ARRAYS[name].image_axis or 0) for name in parts[0]}, batch
 
 
 def unless_out_of_memory(device: torch.device, compute: Callable[[], T]) -> T | None:
@@ -142,62 +149,97 @@ def unless_out_of_memory(device: torch.device, compute: Callable[[], T]) -> T | 
             torch.cuda.empty_cache()
 
 
+@dataclass(frozen=True)
+class ModelPass:
+    """The model's pass over a batch, as the analyses see it that say "pass".
+
+    Attributes:
+        pixels: What the model saw, uint8 (image, y, x, rgb).
+        base: The pass itself, nothing pruned.
+        target: The class whose probability is followed, int64 (image,); None without a classifier.
+        chunk: How many pruned copies of an image may go through the model at a time.
+    """
+
+    vit: ViT
+    pixels: np.ndarray
+    base: Base
+    target: Tensor | None
+    chunk: int
+
+
 def of_batch(
-    vit: ViT, pixels: np.ndarray, label: np.ndarray, chunk: int, *, keep_attention: bool
+    vit: ViT, pixels: np.ndarray, label: np.ndarray, chunk: int, wanted: Collection[str]
 ) -> dict[str, np.ndarray]:
-    """All arrays of one batch; see `analysis`."""
-    layers = _LayerArrays(vit, keep_attention)
+    """All arrays of one batch; see `of_images`."""
+    asked = [each for each in ANALYSES.values() if each.when == "pass" and set(each.arrays) & set(wanted)]
+    by_layer: dict[str, list[Tensor]] = {}
+
+    def see(layer: Layer) -> None:
+        """Keep what the analyses want of a layer, before its attention is dropped."""
+        for each in asked:
+            for name, value in _of_layer(each, vit, layer).items():
+                by_layer.setdefault(name, []).append(value.float() if value.dtype == torch.float64 else value)
+
     with exact_float32():
-        base = base_pass(vit, torch.from_numpy(pixels), layers.see)
-        given = torch.from_numpy(label).to(base.logits.device).long()
-        # Without a label the probability of the predicted class is followed (`label` tells which it was).
-        target = torch.where(given >= 0, given, base.logits.argmax(dim=-1)) if vit.num_classes else None
-        found = importance(vit, base, target, chunk)
-    arrays = layers.arrays()
-    arrays["residual"] = torch.stack(base.resid, dim=1).half()
-    arrays["importance"] = torch.stack([getattr(found, metric) for metric in metrics_of(vit)]).float()
-    if vit.num_classes:
-        of_classes = {
-            "target": target,
-            "logits": base.logits,
-            "probability": probabilities(base.logits),
-            "pruned_probability": found.pruned_probability,
-            "pruned_top_class": found.top_class,
-            "pruned_top_probability": found.top_probability,
-        }
-        arrays |= {
-            name: value.float() if value.is_floating_point() else value.int()
-            for name, value in of_classes.items()
-            if value is not None
-        }
-    return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
+        base = base_pass(vit, torch.from_numpy(pixels), see)
+        given = ModelPass(vit, pixels, base, targets(vit, base, label), chunk)
+        tensors = {name: torch.stack(layers, dim=1) for name, layers in by_layer.items()}
+        for each in asked:
+            if each.function:
+                tensors |= resolve(each.function)(given)
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items() if name in wanted}
 
 
-class _LayerArrays:
-    """What is kept of each layer's attention, in full precision, before the matrix itself is dropped."""
+def _of_layer(analysis: Analysis, vit: ViT, layer: Layer) -> dict[str, Tensor]:
+    return resolve(analysis.each_layer)(vit, layer) if analysis.each_layer else {}
 
-    def __init__(self, vit: ViT, keep_attention: bool) -> None:
-        self.vit = vit
-        self.keep_attention = keep_attention
-        self.by_name: dict[str, list[Tensor]] = {}
 
-    def see(self, layer: Layer) -> None:
-        patches = slice(self.vit.num_prefix_tokens, None)
-        between_patches = layer.attn[..., patches, patches]
-        strength = hop_strength(between_patches, self.vit.grid)
-        self._keep("strength", strength)
-        self._keep("entropy", hop_entropy(strength))
-        self._keep("patch_mask", packed(top_mask(between_patches)))
-        if self.vit.has_cls:
-            self._keep("cls_vector", cls_vector(layer.attn, self.vit.num_prefix_tokens))
-        if self.keep_attention:
-            self._keep("attention", layer.attn.half())
+def targets(vit: ViT, base: Base, label: np.ndarray) -> Tensor | None:
+    """The class whose probability is followed, int64 (image,): the label, or the predicted class without one.
 
-    def _keep(self, name: str, value: Tensor) -> None:
-        self.by_name.setdefault(name, []).append(value.float() if value.dtype == torch.float64 else value)
+    None without a classifier.
+    """
+    if not vit.num_classes:
+        return None
+    given = torch.from_numpy(label).to(base.logits.device).long()
+    return torch.where(given >= 0, given, base.logits.argmax(dim=-1))
 
-    def arrays(self) -> dict[str, Tensor]:
-        return {name: torch.stack(layers, dim=1) for name, layers in self.by_name.items()}
+
+def pictures(given: ModelPass) -> dict[str, Tensor]:
+    """What the model saw, uint8 (image, y, x, rgb), and the same made small."""
+    size = thumbnail_size(given.vit)
+    small = np.stack([thumbnail(each, size) for each in given.pixels])
+    return {"pixels": torch.from_numpy(given.pixels), "thumbnail": torch.from_numpy(small)}
+
+
+def attention(vit: ViT, layer: Layer) -> dict[str, Tensor]:
+    """The whole attention matrices of a layer, float16 (image, head, query, key)."""
+    return {"attention": layer.attn.half()}
+
+
+def residual(given: ModelPass) -> dict[str, Tensor]:
+    """The residual stream, float16 (image, depth, token, channel)."""
+    return {"residual": torch.stack(given.base.resid, dim=1).half()}
+
+
+def predictions(given: ModelPass) -> dict[str, Tensor]:
+    """What the whole model says: target, int32 (image,); logits and probability, float32 (image, class)."""
+    assert given.target is not None
+    logits = given.base.logits
+    return {"target": given.target.int(), "logits": logits.float(), "probability": probabilities(logits).float()}
+
+
+def head_importance(given: ModelPass) -> dict[str, Tensor]:
+    """Each head pruned alone (Eq. 3 to 6): importance, (metric, image, layer, head), and the pruned predictions."""
+    found = importance(given.vit, given.base, given.target, given.chunk)
+    arrays = {"importance": torch.stack([getattr(found, metric) for metric in metrics_of(given.vit)]).float()}
+    if found.pruned_probability is None or found.top_class is None or found.top_probability is None:
+        return arrays
+    return arrays | {
+        "pruned_probability": found.pruned_probability.float(),
+        "pruned_top_class": found.top_class.int(),
+        "pruned_top_probability": found.top_probability.float(),
+    }
 
 
 def importance_flops(vit: ViT) -> float:

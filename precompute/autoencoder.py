@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from precompute.patterns import TOP_SHARE
 from precompute.reduction import pool_size, unpacked
+from precompute.unit import Arrays, Attrs, Unit
 
 # Size of the bottleneck, and channels after the first and the second convolution.
 LATENT = 32
@@ -226,6 +227,37 @@ def encode(parameters: np.ndarray, packed: np.ndarray, patches: int, device: tor
         latents[start : start + batch] = net.encode(_masks(filled, patches, device))[: len(rows)].cpu().numpy()
     latents[~packed.any(axis=1)] = np.nan
     return latents
+
+
+def train_on_study(unit: Unit) -> tuple[Arrays, Attrs]:
+    """The autoencoder, trained on as many matrices of each head: its parameters, float32 (parameter,)."""
+    sizes = unit.study.sizes
+    sample, held_out = training_sample(sizes["image"], sizes["layer"], sizes["head"], unit.seed)
+    masks = []
+    for image in np.unique(sample[:, 0]):
+        unit.check()
+        _, layer, head = sample[sample[:, 0] == image].T
+        masks.append(unit.study.read("patch_mask", int(image))[layer, head])
+    trained = train(
+        np.concatenate(masks),
+        held_out,
+        unit.num_patches,
+        unit.seed,
+        device=unit.device,
+        progress=unit.progress,
+        check=unit.check,
+    )
+    return {"autoencoder": trained.parameters}, {"autoencoder": {**trained.settings, "loss": trained.loss}}
+
+
+def of_unit(unit: Unit) -> Arrays:
+    """What the autoencoder makes of the heads of some images: patch_latent, float32 (image, layer, head, latent)."""
+    parameters, layers = unit.study.read("autoencoder"), unit.study.sizes["layer"]
+    latents = []
+    for block in unit.blocks("patch_mask", 5 * unit.num_patches**2):
+        latents.append(encode(parameters, block, unit.num_patches, device=unit.device))
+        unit.progress(sum(map(len, latents)) // (layers * unit.heads), len(unit.images))
+    return {"patch_latent": np.concatenate(latents).reshape(len(unit.images), layers, unit.heads, -1)}
 
 
 def _masks(packed: np.ndarray, patches: int, device: torch.device) -> Tensor:

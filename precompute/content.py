@@ -11,8 +11,13 @@ equal values happen to reach the strongest 1 %. The mean is over pairs of differ
 how many images there are. Attention is never renormalised after the prefix tokens are dropped.
 """
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from precompute.unit import Arrays, Attrs, Part, Unit, side_by_side
 
 # Two neighbouring float16 numbers differ by at most this share of the larger, or by this much below 2⁻¹⁴.
 FLOAT16_STEP, FLOAT16_LEAST = 2.0**-10, 2.0**-24
@@ -52,6 +57,16 @@ class Agreement:
         centred /= torch.linalg.vector_norm(centred, dim=(-2, -1), keepdim=True)
         self._sum += centred.where(counted[:, None, None], 0.0)
         self._images += counted
+
+    @property
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """What has been taken in: the sum of matrices, float64 (head, query, key), and the images, int64 (head,)."""
+        return self._sum, self._images
+
+    def merge(self, sum_: Tensor, images: Tensor) -> None:
+        """Take in the `sums` of other images."""
+        self._sum += sum_
+        self._images += images
 
     def relevance(self) -> Tensor:
         """Content relevance of each head, float64 (head,): 1 − the mean correlation over all pairs of images.
@@ -103,3 +118,50 @@ def object_auc(mass: Tensor, share: Tensor) -> Tensor:
     beaten = (outside.gather(-1, lower) + outside.gather(-1, not_higher)) / 2
     auc = (inside * beaten).sum(dim=-1) / (inside.sum(dim=-1) * outside[..., -1])
     return auc.where(~value.isnan().any(dim=-1), torch.nan)
+
+
+def of_unit(unit: Unit) -> Arrays:
+    """How far each head follows the object on some images, float32 (image, layer, head); NaN without a mask.
+
+    Beside object_auc and cls_object_auc, `object` itself: the share of each patch that is object, (image, patch).
+    """
+    images, layers = list(unit.images), unit.study.sizes["layer"]
+    share = np.full((len(images), unit.num_patches), np.nan, np.float32) if unit.masks is None else unit.masks[images]
+    patch_auc, cls_auc = np.full((2, len(images), layers, unit.heads), np.nan, dtype=np.float32)
+    masked = np.flatnonzero(np.isfinite(share).all(axis=1))
+
+    def see(number: int) -> None:
+        """Score all heads on an image."""
+        inside = torch.from_numpy(share[number])
+        for layer in range(layers):
+            attn = unit.attention(images[number], layer)
+            patches = slice(unit.num_prefix_tokens, None)
+            patch_auc[number, layer] = object_auc(received(attn[..., patches, patches]), inside)
+            if unit.has_cls:
+                cls_auc[number, layer] = object_auc(attn[..., 0, patches], inside)
+
+    for done, _ in enumerate(side_by_side(see, masked.tolist())):
+        unit.progress(done + 1, len(masked))
+    arrays = {"object": share, "object_auc": patch_auc}
+    return arrays | ({"cls_object_auc": cls_auc} if unit.has_cls else {})
+
+
+def join(unit: Unit, parts: Iterable[Part]) -> tuple[Arrays, Attrs]:
+    """The arrays of all images, and what a map has that never looks at the picture."""
+    pieces = [part.arrays for part in parts]
+    arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    return arrays, {"masks": {"centre_auc": centre_auc(arrays["object"], unit.grid)}}
+
+
+def centre_auc(share: np.ndarray, grid: tuple[int, int]) -> float | None:
+    """The mean AUC of what never looks at a picture: the nearer to the centre, the more. None without an object.
+
+    Args:
+        share: Share of each patch that is object, (image, patch); NaN rows are not counted.
+    """
+    share = share[np.isfinite(share).all(axis=1)]
+    y, x = np.indices(grid) - (np.array(grid)[:, None, None] - 1) / 2  # halves are exact, so equal distances are ties
+    nearness = np.broadcast_to(-(y**2 + x**2).ravel(), share.shape).copy()
+    found = object_auc(torch.from_numpy(nearness), torch.from_numpy(share))
+    found = found[~found.isnan()]
+    return float(found.mean()) if len(found) else None

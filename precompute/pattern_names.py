@@ -7,10 +7,15 @@ nine tenths to CLS should not be named after the rest. Uniform attention scores 
 """
 
 import math
+from collections.abc import Iterable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from precompute.content import Agreement
+from precompute.unit import Arrays, Attrs, Part, Unit, side_by_side
 
 # Fig. 13 A–M.
 PATCH_PATTERNS = (
@@ -202,3 +207,69 @@ def _apart(grid: tuple[int, int]) -> Tensor:
     y = torch.arange(rows).repeat_interleave(columns)
     x = torch.arange(columns).repeat(rows)
     return torch.maximum((y[:, None] - y).abs(), (x[:, None] - x).abs()) > 1
+
+
+def of_unit(unit: Unit) -> Arrays:
+    """Scores and names of some layers on some images, and the sums that content relevance is made of.
+
+    Returns:
+        pattern_score, float32 (image, layer, head, pattern), and pattern_name, int8 (image, layer, head); the same of
+        cls_pattern; and for `join` the agreement of the images: its sum, float64 (layer, head, query, key), and images.
+    """
+    images, lead = list(unit.images), (len(unit.images), len(unit.layers), unit.heads)
+    scores, cls_scored = torch.empty(*lead, len(PATCH_PATTERNS)), torch.empty(*lead, len(CLS_PATTERNS))
+    sums, counts = [], []
+    for at, layer in enumerate(unit.layers):
+        agreement = Agreement(unit.heads, unit.num_patches)
+
+        def see(number: int, at: int = at, layer: int = layer) -> Tensor:
+            """Score the layer's heads on an image; returns their attention between patches."""
+            attn = unit.attention(images[number], layer)
+            between = attn[..., unit.num_prefix_tokens :, unit.num_prefix_tokens :]
+            scores[number, at] = patch_scores(between, unit.grid)
+            if unit.has_cls:
+                cls_scored[number, at] = cls_scores(attn, unit.num_prefix_tokens)
+            return between
+
+        for number, between in enumerate(side_by_side(see, range(len(images)))):
+            agreement.add(between)
+            unit.progress(at * len(images) + number + 1, len(unit.layers) * len(images))
+        sums.append(agreement.sums[0].numpy())
+        counts.append(agreement.sums[1].numpy())
+    arrays = {
+        "pattern_score": scores.numpy(),
+        "pattern_name": names(scores).numpy(),
+        "agreement": np.stack(sums),
+        "agreeing": np.stack(counts),
+    }
+    if unit.has_cls:
+        arrays |= {"cls_pattern_score": cls_scored.numpy(), "cls_pattern_name": names(cls_scored).numpy()}
+    return arrays
+
+
+def join(unit: Unit, parts: Iterable[Part]) -> tuple[Arrays, Attrs]:
+    """Scores and names of all layers on all images, the names of patterns, and each head's content relevance."""
+    sizes = unit.study.sizes
+    lead = (sizes["image"], sizes["layer"], sizes["head"])
+    agreements = [Agreement(unit.heads, unit.num_patches) for _ in range(sizes["layer"])]
+    kinds = {"pattern": PATCH_PATTERNS} | ({"cls_pattern": CLS_PATTERNS} if unit.has_cls else {})
+    arrays: Arrays = {}
+    for kind, patterns in kinds.items():
+        arrays[kind] = np.array(patterns, dtype=object)
+        arrays[f"{kind}_score"] = np.empty((*lead, len(patterns)), np.float32)
+        arrays[f"{kind}_name"] = np.empty(lead, np.int8)
+    for part in parts:
+        where = (slice(part.images.start, part.images.stop), slice(part.layers.start, part.layers.stop))
+        for kind in kinds:
+            for name in (f"{kind}_score", f"{kind}_name"):
+                arrays[name][where] = part.arrays[name]
+        for at, layer in enumerate(part.layers):
+            agreements[layer].merge(*(torch.from_numpy(part.arrays[name][at]) for name in ("agreement", "agreeing")))
+    arrays["content_relevance"] = torch.stack([each.relevance() for each in agreements]).float().numpy()
+    facts = {"threshold": THRESHOLD, "mixed": _share_of_mixed(arrays["pattern_name"])}
+    facts |= {"cls_mixed": _share_of_mixed(arrays["cls_pattern_name"])} if unit.has_cls else {}
+    return arrays, {"patterns": facts}
+
+
+def _share_of_mixed(names: np.ndarray) -> float:
+    return round(float((names < 0).mean()), 6)

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from precompute.model import Layer, ViT
+
 # The paper binarises each matrix at its own top 1 % (Sec. 5.4.1).
 TOP_SHARE = 0.01
 
@@ -40,3 +42,10 @@ def packed(mask: Tensor) -> Tensor:
     flat = torch.nn.functional.pad(flat, (0, -flat.shape[-1] % 8)).unflatten(-1, (-1, 8))
     weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=mask.device)
     return (flat * weights).sum(dim=-1, dtype=torch.uint8)
+
+
+def of_layer(vit: ViT, layer: Layer) -> dict[str, Tensor]:
+    """What the maps compare of a layer: patch_mask, uint8 (image, head, byte), and cls_vector (image, head, entry)."""
+    patches = slice(vit.num_prefix_tokens, None)
+    masks = {"patch_mask": packed(top_mask(layer.attn[..., patches, patches]))}
+    return masks | ({"cls_vector": cls_vector(layer.attn, vit.num_prefix_tokens)} if vit.has_cls else {})

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from precompute.model import Layer, ViT
+
 # Numbers in one block of ring weights: 64 MiB in float32.
 BLOCK = 1 << 24
 
@@ -61,3 +63,10 @@ def hop_entropy(strength: Tensor) -> Tensor:
         return torch.where(strength[..., 0].isnan(), torch.nan, 0.0).to(strength)
     share = strength.double() / strength.double().sum(dim=-1, keepdim=True)
     return (torch.special.entr(share).sum(dim=-1) / math.log(num_hops)).to(strength.dtype)
+
+
+def of_layer(vit: ViT, layer: Layer) -> dict[str, Tensor]:
+    """Strength (image, head, hop) and its entropy (image, head) of one layer's attention between patches."""
+    patches = slice(vit.num_prefix_tokens, None)
+    strength = hop_strength(layer.attn[..., patches, patches], vit.grid)
+    return {"strength": strength, "entropy": hop_entropy(strength)}

@@ -1,9 +1,10 @@
 """What does the function of an analysis work on? A unit: images and layers of a study, and the model if it asks."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -11,8 +12,12 @@ from torch import Tensor
 
 from precompute.model import ViT
 
+T = TypeVar("T")
 Arrays = dict[str, np.ndarray]
 Attrs = dict[str, Any]  # root attributes, in plain JSON
+
+# Bytes of one block of images, unpacked: what is in memory at a time.
+BLOCK_BYTES = 64_000_000
 
 
 class Readable(Protocol):
@@ -109,7 +114,47 @@ class Unit:
         patches = slice(self.num_prefix_tokens, None)
         return self.attention(image, layer)[..., patches, patches]
 
+    def blocks(self, name: str, bytes_a_head: int) -> Iterator[np.ndarray]:
+        """All heads of the unit's images, (head of image, …), some images at a time.
+
+        Args:
+            bytes_a_head: What one head takes in memory while it is worked at.
+        """
+        step = max(1, BLOCK_BYTES // (self.study.sizes["layer"] * self.heads * bytes_a_head))
+        for start in range(0, len(self.images), step):
+            self.check()
+            block = self.study.read(name, list(self.images[start : start + step]))
+            yield block.reshape(-1, *block.shape[3:])
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one unit of an analysis gave that is cut into several.
+
+    Attributes:
+        images, layers: Of which it is.
+        arrays: By name; besides the analysis' arrays, others that only its `join` reads.
+    """
+
+    images: range
+    layers: range
+    arrays: Arrays
+
+
+def side_by_side(see: Callable[[int], T], items: Sequence[int]) -> Iterator[T]:
+    """`see` of each item, in order, by as many threads as torch has; torch itself has one in each.
+
+    Small operations leave most cores idle otherwise. Only some items are under way at a time.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for start in range(0, len(items), 4 * threads):
+                yield from pool.map(see, items[start : start + 4 * threads])
+    finally:
+        torch.set_num_threads(threads)  # MKL has one number for all threads
+
 
 def gradients(wanted: bool) -> AbstractContextManager[Any]:
     """In which the function of an analysis runs: with gradients, or without."""
-    return torch.enable_grad() if wanted else nullcontext() if not torch.is_grad_enabled() else torch.no_grad()
+    return torch.enable_grad() if wanted else torch.no_grad()

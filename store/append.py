@@ -66,6 +66,11 @@ class Appended:
             for name, array in arrays.items():
                 self._append(name, array)
 
+    def shape_of_one(self, name: str) -> tuple[int, ...]:
+        """The shape of one image's part of an array."""
+        full, axis = self._parent[name].shape, SCHEMA[name].image_axis or 0
+        return (*full[:axis], 1, *full[axis + 1 :])
+
     def so_far(self, attrs: Mapping[str, Any]) -> Study:
         """What is written, and what is of no image, to be read as a study."""
         root = self._root(attrs)
@@ -111,7 +116,7 @@ class Appended:
             raise ValueError(f"{name} is no array of images of study {self._parent.name}")
         known, axis, key = self._parent[name], SCHEMA[name].image_axis or 0, f"{name}/{METADATA}"
         images = known.shape[axis]
-        one = (*known.shape[:axis], 1, *known.shape[axis + 1 :])
+        one = self.shape_of_one(name)
         if array.shape != one:
             raise ValueError(f"{name} of one image is {array.shape}; it should be {one}")
         described = json.loads(self._described(key))

@@ -35,7 +35,17 @@ from store.errors import DamagedError, StoreError
 from store.lock import StudyLock
 from store.manifest import Manifest, strays
 from store.objects import METADATA, WritingStore, digest, file_digest, root_metadata
-from store.record import Noted, has_size, noted, plan_record, published_number, read_ack, start_is_there, tidy
+from store.record import (
+    Noted,
+    has_size,
+    noted,
+    plan_record,
+    published_number,
+    read_ack,
+    read_json,
+    start_is_there,
+    tidy,
+)
 from store.schema import SCHEMA
 from store.staging import Staging, nothing
 from store.study import Study, open_published
@@ -405,6 +415,67 @@ class Attempt:
             staging.put(ack, files.json_bytes(noted_facts | {"objects": objects}))
             staging.place()
             failpoints.hit("after-stage-ack")
+
+    def pieces(self, stage: str) -> dict[str, dict[str, Any]]:
+        """What `write_piece` was told of each finished piece of a stage, by the piece's name."""
+        folder = paths.pieces_path(self.study, self.number, stage)
+        acks = {}
+        for name in paths.acked_pieces(self.study, self.number, stage):
+            ack = read_json(folder / f"{name}.json")
+            if ack is not None and has_size(folder / f"{name}.npz", ack["npz"][0]):
+                acks[name] = ack["facts"]
+        return acks
+
+    def write_piece(
+        self, stage: str, piece: str, arrays: Mapping[str, Array], facts: Mapping[str, Any], hold: Check = nothing
+    ) -> None:
+        """Keep what one piece of a stage computed, for good once this returns, until `write_stage` has all of it.
+
+        Args:
+            stage: Its name.
+            piece: The piece's name, as "0-64.0-12".
+            arrays: By name; the table need not have them.
+            facts: What is to be remembered of the piece, in plain JSON.
+            hold: As in `write_unit`.
+        Raises:
+            DiskFullError: There is no room; the piece is not finished.
+            LostLeaseError: As `write_unit`.
+        """
+        folder = paths.pieces_path(self.study, self.number, stage)
+        ack, npz = folder / f"{piece}.json", folder / f"{piece}.npz"
+        fact_bytes = files.json_bytes(dict(facts))
+        with (
+            files.told_when_full(self.study, lambda: sum(array.nbytes for array in arrays.values())),
+            self._staging(f"piece-{stage}-{piece}") as staging,
+        ):
+            failpoints.hit("before-piece-write")
+            part = staging.put(npz, _npz(dict(arrays)))
+            staging.hold(hold)
+            if piece in self.pieces(stage):
+                return
+            staging.place(without=[ack])
+            failpoints.hit("before-piece-ack")
+            staging.put(ack, files.json_bytes({"npz": part, "facts": json.loads(fact_bytes)}))
+            staging.place()
+            failpoints.hit("after-piece-ack")
+
+    def read_piece(self, stage: str, piece: str) -> dict[str, Array]:
+        """The arrays of a finished piece.
+
+        Raises:
+            DamagedError: They are not as they were written; the piece is to be computed again.
+        """
+        folder = paths.pieces_path(self.study, self.number, stage)
+        ack, npz = folder / f"{piece}.json", folder / f"{piece}.npz"
+        known = read_json(ack)
+        if known is None or not npz.is_file() or list(file_digest(npz)) != known["npz"]:
+            ack.unlink(missing_ok=True)
+            raise DamagedError(
+                f"{npz} was changed after it was written; run the same command again to compute it anew",
+                [npz.relative_to(self.study).as_posix()],
+            )
+        with np.load(npz, allow_pickle=False) as part:
+            return dict(part)
 
     def so_far(self) -> Study:
         """What is written so far, to be read as a study: finished units, gathered arrays and finished stages.

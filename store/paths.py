@@ -7,7 +7,9 @@ from pathlib import Path
 STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 ATTEMPT_NAME = re.compile(r"attempt-([1-9][0-9]{0,8})")
 UNIT_ACK = re.compile(r"unit-([0-9]{5,})\.json")
-STAGE_ACK = re.compile(r"stage-([a-z-]{1,40})\.json")
+STAGE = re.compile(r"[a-z0-9_:-]{1,80}")
+STAGE_ACK = re.compile(rf"stage-({STAGE.pattern})\.json")
+PIECE_ACK = re.compile(r"([0-9]+-[0-9]+\.[0-9]+-[0-9]+)\.json")
 
 
 class StudyNameError(ValueError):
@@ -78,12 +80,22 @@ def stage_path(study: Path, number: int, stage: str) -> Path:
     """What one finished stage wrote; a stage without it is not finished.
 
     Raises:
-        ValueError: The stage's name is not one to 40 of a-z and hyphen.
+        ValueError: The stage's name is not one to 80 of a-z, 0-9, hyphen, underscore and colon.
     """
-    name = f"stage-{stage}.json"
-    if STAGE_ACK.fullmatch(name) is None:
-        raise ValueError(f"{stage!r} is not a stage's name: use 1 to 40 of a-z and hyphen")
-    return parts_path(study, number) / name
+    if STAGE.fullmatch(stage) is None:
+        raise ValueError(f"{stage!r} is not a stage's name: use 1 to 80 of a-z, 0-9, '-', '_' and ':'")
+    return parts_path(study, number) / f"stage-{stage}.json"
+
+
+def pieces_path(study: Path, number: int, stage: str) -> Path:
+    """What finished pieces of a stage gave, until all of them are put together."""
+    return parts_path(study, number) / f"pieces-{stage}"
+
+
+def acked_pieces(study: Path, number: int, stage: str) -> list[str]:
+    """Pieces of a stage with an ack, by name."""
+    names = (PIECE_ACK.fullmatch(path.name) for path in pieces_path(study, number, stage).glob("*.json"))
+    return sorted(name[1] for name in names if name)
 
 
 def acked_stages(study: Path, number: int) -> list[str]:

@@ -45,6 +45,15 @@ def start_is_there(study: Path, number: int, record: Mapping[str, Any], *, exact
     return all(fault(root / key, expected) is None for key, expected in objects.items())
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a file of JSON holds; None if it cannot be read."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found
+
+
 def read_ack(path: Path, root: Path) -> dict[str, Any] | None:
     """The ack at `path`, if every object of the attempt in `root` that it names is there in its size."""
     try:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from precompute import analysis as module
-from precompute.analysis import Batch, analysis, batch_for, left_out, metrics_of
+from precompute.analysis import Batch, batch_for, left_out, metrics_of, of_images
 from store.schema import SCHEMA
 from tests.models import ARCHITECTURES, small_vit, some_pixels
 
@@ -13,7 +13,7 @@ UNLABELLED = np.full(5, -1, dtype=np.int32)
 
 
 def run(vit, pixels, label=UNLABELLED, batch=Batch(2, 4)):
-    return analysis(vit, pixels.numpy(), label, batch, keep_attention=True)
+    return of_images(vit, pixels.numpy(), label, batch, SCHEMA)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -21,7 +21,7 @@ def test_every_array_of_the_schema_is_there_in_its_type_or_left_out_with_a_reaso
     vit = small_vit(architecture, torch.float32)
     arrays, _ = run(vit, some_pixels(vit, 5))
     computed = {n for n, spec in SCHEMA.items() if spec.written in ("unit", "gathered")}
-    assert set(arrays) == computed - set(left_out(vit)) - {"pixels", "thumbnail"}
+    assert set(arrays) == computed - set(left_out(vit))
     for name, array in arrays.items():
         assert array.dtype == SCHEMA[name].dtype, name
         assert array.ndim == len(SCHEMA[name].dims), name
@@ -62,11 +62,11 @@ def test_out_of_memory_halves_the_batch_down_to_one_and_then_says_so(monkeypatch
     real, tried = module.of_batch, []
 
     def small_device(most):
-        def of_batch(vit, pixels, label, chunk, *, keep_attention):
+        def of_batch(vit, pixels, label, chunk, wanted):
             tried.append((len(pixels), chunk))
             if len(pixels) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return real(vit, pixels, label, chunk, keep_attention=keep_attention)
+            return real(vit, pixels, label, chunk, wanted)
 
         return of_batch
 
@@ -104,7 +104,7 @@ def test_nan_in_one_image_stays_in_that_image(monkeypatch):
     pixels = some_pixels(vit, 4)
     pixels[:, 0, 0, 0] = torch.tensor([0, 7, 0, 0], dtype=torch.uint8)
     with torch.inference_mode():
-        arrays, _ = analysis(vit, pixels.numpy(), UNLABELLED[:4], Batch(4, 8), keep_attention=True)
+        arrays, _ = of_images(vit, pixels.numpy(), UNLABELLED[:4], Batch(4, 8), SCHEMA)
     for name in ("importance", "strength", "entropy", "logits"):
         by_image = np.moveaxis(arrays[name], SCHEMA[name].image_axis, 0)
         assert np.isnan(by_image[1]).all(), name

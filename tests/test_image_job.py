@@ -26,7 +26,7 @@ from jobs import sweep, uploads
 from jobs.client import Desk
 from jobs.requests import ImageRequest, PruneRequest, StudyRequest, key_of, steps_of, to_json
 from jobs.work import CancelledError, Lease
-from precompute import autoencoder
+from precompute import autoencoder, maps
 from precompute.demo.model import WEIGHTS
 from store import pictures
 from store.append import Appended
@@ -38,7 +38,7 @@ from store.study import open_published
 from tests.pictures import picture_folder
 from tests.studies import write_tiny_study
 from tests.test_prune_job import loud_checkpoint
-from workers import decode, stages
+from workers import decode
 from workers import image as doer
 from workers import study as pipeline
 from workers.decode import Kept, Quarantined
@@ -69,7 +69,7 @@ def lab(tmp_path_factory):
     settings = Settings(data=base / "data")
     folder = picture_folder(base / "pictures", each=5, size=64)
     with pytest.MonkeyPatch.context() as patch:  # quickly: neither how good a map is matters here nor an autoencoder
-        patch.setattr(stages, "_trust", lambda *given: {})
+        patch.setattr(maps, "_trust", lambda *given: {})
         patch.setattr(autoencoder, "STEPS", 10)
         patch.setattr(autoencoder, "FEWEST_EPOCHS", 1)
         compute("headscope_demo", folder, settings, name=CLS, checkpoint=WEIGHTS, attention="rebuilt")

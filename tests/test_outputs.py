@@ -25,6 +25,7 @@ from precompute.outputs import (
     outputs_of_timm,
     subset_of,
 )
+from store.schema import SCHEMA
 from tests import reference
 from tests.models import SMALL, some_pixels
 
@@ -127,7 +128,7 @@ def test_outputs_that_are_no_classes_have_no_probability_and_say_why(count):
     assert set(analysis.left_out(vit).values()) == {"an embedding"}
     pixels = some_pixels(vit, 2)
     label = torch.full((2,), -1, dtype=torch.int32).numpy()
-    arrays = analysis.of_batch(vit, pixels.numpy(), label, 2, keep_attention=False)
+    arrays = analysis.of_batch(vit, pixels.numpy(), label, 2, SCHEMA.keys() - {"attention"})
     assert not {"logits", "probability", "target", "pruned_probability"} & arrays.keys()
     assert certify(vit, pixels.numpy()).pruning < 1e-4  # the outputs are compared as they are
 

@@ -33,11 +33,11 @@ from tests.pictures import picture_folder
 from workers import direct, terminal
 from workers import prepare as preparation
 from workers import study as pipeline
+from workers.after import after
 from workers.images import ImageSourceError
 from workers.labels import LabelError
 from workers.prepare import prepare, unit_size
 from workers.refusals import field_of
-from workers.stages import STAGES
 from workers.study_model import open_model_of
 
 MODEL = "test_vit"
@@ -304,8 +304,8 @@ def test_attention_is_rebuilt_where_it_is_not_stored_and_agrees_with_the_stored(
 def test_weights_with_a_nan_direction_are_quarantined_counted_and_the_rest_is_computed(folder, settings, monkeypatch):
     real = analysis.of_batch
 
-    def spoilt(vit, pixels, label, chunk, *, keep_attention):
-        arrays = real(vit, pixels, label, chunk, keep_attention=keep_attention)
+    def spoilt(vit, pixels, label, chunk, wanted):
+        arrays = real(vit, pixels, label, chunk, wanted)
         arrays["importance"] = arrays["importance"].copy()
         arrays["importance"][1, 0, 2, 1] = np.nan
         return arrays
@@ -343,7 +343,7 @@ def test_killed_anywhere_the_same_command_goes_on_and_the_result_is_bit_equal(tm
     """Each child of one process is killed a step later: in a unit, while gathering, in every stage, before the end."""
     code = """
 import os, sys
-import headscope, workers.prepare, workers.study
+import headscope, workers.after, workers.prepare
 workers.prepare.MOST_UNIT_IMAGES = 2
 
 def child(data, failpoint=None):
@@ -358,7 +358,7 @@ def child(data, failpoint=None):
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
-stages = len(workers.study.STAGES) - 1  # no masks are given
+stages = len(workers.after.after()) - 1  # no masks are given
 kills = ["after-unit-write:2:kill", "before-gather:kill", "before-stage-ack:kill", "before-stage-write:2:kill"]
 kills += ["before-stage-ack:2:kill"] * (stages - 2) + ["after-stage-ack:kill", "before-manifest:kill"]
 print([child("killed", failpoint) for failpoint in kills], flush=True)
@@ -419,7 +419,7 @@ def test_a_dry_run_measures_the_price_and_leaves_nothing(folder, settings):
 
 
 def test_the_demo_stage_order_puts_readers_behind_writers():
-    order = [stage.name for stage in STAGES]
+    order = [each.name for each in after()]
     assert order.index("autoencoder") < order.index("latents") < order.index("patch-map")
 
 

@@ -18,6 +18,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from analyses.analysis import Analysis
+from analyses.registry import ANALYSES
 from jobs.ledger import CLEAN, UNFIT_SECONDS, Ledger
 from jobs.requests import BULK, key_of, steps_of, to_json
 from jobs.work import CancelledError, Lease, Step
@@ -32,13 +34,14 @@ from store.study import open_published
 from tests.pictures import picture_folder
 from tests.test_ledger import pass_time
 from tests.test_pipeline import MODEL, quiet, request_for
+from workers import after as after_module
 from workers import prepare as preparation
 from workers import study as pipeline
 from workers import study_units
+from workers.after import after
 from workers.decode import ImageChangedError
 from workers.prepare import prepare
 from workers.runner import DeclineError, MistakeError, UnfitError, run_unit
-from workers.stages import STAGES, Stage
 
 pytestmark = pytest.mark.usefixtures("no_flush", "small_units")
 LOST = 42  # exit code
@@ -696,20 +699,20 @@ SPEC = replace(schema.SCHEMA["image_layout"], dims=("image",))
 
 @pytest.fixture
 def made_up(monkeypatch):
-    """A stage that other versions have, and the array that it writes."""
+    """An analysis that other versions have, and the array that it writes."""
     monkeypatch.setitem(schema.SCHEMA, "made_up", SPEC)
-
-    def run(task):
-        return {"made_up": np.arange(task.heads[0], dtype=np.float32)}, {}
-
-    return Stage("made-up", ("made_up",), "images", run, skipped_by=None)
+    return Analysis("made-up", "Made up", {"made_up": SPEC}, function="tests.test_study_units:numbers")
 
 
-def positions_of_0_1(prepared, attempt, pieces=pipeline.pieces):
+def numbers(unit):
+    return {"made_up": np.arange(len(unit.images), dtype=np.float32)}
+
+
+def positions_of_0_1(prepared, attempt, steps=pipeline.steps):
     """The plan as Headscope 0.1 wrote it: each stage in a phase that its position gave it."""
-    phases = {"gather": 2, "publish": 3 + len(pipeline.STAGES)}
-    phases |= {stage.name: 3 + position for position, stage in enumerate(pipeline.STAGES)}
-    return [replace(step, phase=phases.get(step.name, 1)) for step in pieces(prepared, attempt)]
+    phases = {"gather": 2, "publish": 3 + len(after())}
+    phases |= {each.name: 3 + position for position, each in enumerate(after())}
+    return [replace(step, phase=phases.get(step.name, 1)) for step in steps(prepared, attempt)]
 
 
 @pytest.mark.parametrize("place", ["first", "last"])
@@ -720,14 +723,15 @@ def test_a_version_that_adds_or_removes_a_stage_goes_on_with_the_plan_it_finds(
     pushed = []
     monkeypatch.setattr(study_units, "Bucket", str)
     monkeypatch.setattr(study_units.exchange, "push", lambda bucket, folder, *given: pushed.append(folder))
-    without, stages = STAGES, (made_up, *STAGES) if place == "first" else (*STAGES, made_up)
+    without, own = ANALYSES, {"made-up": made_up}
+    with_it = own | without if place == "first" else without | own
     lab = Lab(tmp_path, request_for(folder), bucket="s3://lab")
     job = lab.ask()
     with monkeypatch.context() as before:
-        before.setattr(pipeline, "STAGES", without if does == "adds" else stages)
-        before.setattr(pipeline, "pieces", positions_of_0_1)
+        before.setattr(after_module, "ANALYSES", without if does == "adds" else with_it)
+        before.setattr(pipeline, "steps", positions_of_0_1)
         lab.do(2)
-    monkeypatch.setattr(pipeline, "STAGES", stages if does == "adds" else without)
+    monkeypatch.setattr(after_module, "ANALYSES", with_it if does == "adds" else without)
     lab.do()
     ended = lab.ledger.job(job.id)
     assert (ended.state, ended.cause, ended.units_done) == ("done", None, ended.units_total)
@@ -751,7 +755,7 @@ def test_a_plan_that_an_older_version_began_and_did_not_end_is_made_anew(tmp_pat
     monkeypatch.undo()
     monkeypatch.setattr(preparation, "MOST_UNIT_IMAGES", 2)
     monkeypatch.setitem(schema.SCHEMA, "made_up", SPEC)
-    monkeypatch.setattr(pipeline, "STAGES", (made_up, *STAGES))
+    monkeypatch.setattr(after_module, "ANALYSES", {"made-up": made_up} | ANALYSES)
     lab.ledger.lose(lease.fence, "killed")
     lab.do()
     assert lab.ledger.job(job.id).state == "done"

@@ -230,9 +230,11 @@ def seen_pixels(vit: ViT, pictures: Sequence[Kept]) -> np.ndarray:
 
 
 def nbytes(name: str, sizes: dict[str, int]) -> int:
-    """Bytes of an array before compression; 0 for text."""
+    """Bytes of an array before compression; 0 for text, and where a dimension is not known before it is computed."""
     spec = schema.SCHEMA[name]
-    return 0 if spec.dtype == "string" else math.prod(schema.shape(spec, sizes)) * np.dtype(spec.dtype).itemsize
+    if spec.dtype == "string" or not set(spec.dims) <= sizes.keys():
+        return 0
+    return math.prod(schema.shape(spec, sizes)) * np.dtype(spec.dtype).itemsize
 
 
 def versions() -> dict[str, str]:

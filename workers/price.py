@@ -36,7 +36,6 @@ from precompute.configuration import MODEL_FILE, PREPROCESSOR_FILE
 from precompute.model import ViT
 from precompute.names import check_name
 from precompute.outputs import Outputs
-from precompute.preprocess import thumbnail, thumbnail_size
 from precompute.provenance import Choices
 from precompute.weights import Weights, open_model
 from store import paths, schema
@@ -148,16 +147,15 @@ def price_of(
     exists = _is_published(study, request, opened, len(every), labels.rule, attention)
     began = time.perf_counter()
     pixels = seen_pixels(vit, pictures)
-    seen = {"pixels": pixels, "thumbnail": np.stack([thumbnail(each, thumbnail_size(vit)) for each in pixels])}
     seconds = (time.perf_counter() - began) / len(pictures)
     if not opened.proved:
         certify(vit, pixels[:1])
         opened.proved = True
     done(4)
-    arrays, captured = _captured(vit, pixels, keep_attention=attention == "stored")
+    arrays, captured = _captured(vit, pixels, [n for n in schema.SCHEMA if n != "attention" or attention == "stored"])
     check()
     seconds += captured + (_pruning_seconds(vit, arrays["residual"], check) if vit.num_classes else 0.0)
-    by_array, compressed = _compressed(arrays | seen, sizes)
+    by_array, compressed = _compressed(arrays, sizes)
     seconds += compressed
     done(STEPS)
     count = len(every) - bad
@@ -319,13 +317,13 @@ def _refuse_small_disk(study: Path, found: Plain) -> None:
 
 
 @torch.inference_mode()
-def _captured(vit: ViT, pixels: Array, *, keep_attention: bool) -> tuple[dict[str, Array], float]:
+def _captured(vit: ViT, pixels: Array, wanted: Sequence[str]) -> tuple[dict[str, Array], float]:
     """All that one pass over the pictures gives, by name, and the seconds of one picture."""
     label = np.full(len(pixels), -1, np.int32)
     # Without its classes, the importance of a model is that of its layers alone, with nothing run again.
     unclassified = ViT(vit.model, vit.name, Outputs("other", "not asked for here"), vit.preprocessing)
     began = _now(vit)
-    arrays = of_batch(unclassified, pixels, label, 1, keep_attention=keep_attention)
+    arrays = of_batch(unclassified, pixels, label, 1, wanted)
     return arrays, (_now(vit) - began) / len(pixels)
 
 

@@ -1,8 +1,8 @@
-"""How does a study come to be? Units of images are computed and written, stages make maps of all, the whole published.
+"""How does a study come to be? Units of images are computed and written, then what needs all of them, then published.
 
-`run` does all of it here and now. The queue takes the same in pieces: `begin` once, then `do` each of `pieces`, in
-any process. Each piece says how far it is through `Progress`, and may be stopped between batches. Run again after a
-stop or a crash, it goes on where it was.
+`run` does all of it here and now. The queue takes the same in steps: `begin` once, then `do` each of `steps`, in any
+process. Each step says how far it is through `Progress`, and may be stopped between batches. Run again after a stop or
+a crash, it goes on where it was.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,27 +24,29 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from analyses.analysis import Analysis
 from jobs.work import Step
 from precompute import analysis
-from precompute.preprocess import thumbnail, thumbnail_size
+from precompute.unit import Part, Unit
 from store import schema
 from store.attempt import Attempt
 from store.errors import DiskFullError, StudyNotFoundError
 from store.manifest import Manifest
 from store.staging import nothing
 from store.study import Study, open_published
+from workers.after import after, compute, compute_whole, join
 from workers.copies import counted_once
 from workers.memory import forget_peak, peak_mb
+from workers.pieces import Piece, levels, pieces_of
 from workers.prepare import Prepared, Progress, nbytes, seen_pixels, versions
-from workers.stages import STAGES, Stage, Task
 
 # A top-1 rate that guessing would reach once in a hundred tries is called near chance.
 CHANCE_LEVEL = 0.01
 # Attention in float16 behind Blosc's shuffle and zstd takes at least a sixth of itself on the models tried.
 BEST_COMPRESSION = 6
 
-# Names of the pieces that are neither of images nor a stage's. A piece is known by its name alone: a job that another
-# version planned has other stages, in other phases.
+# Names of the steps that are neither of images nor an analysis'. A step is known by its name alone: a job that another
+# version planned has other analyses, in other phases.
 GATHER, PUBLISH = "gather", "publish"
 
 _log = logging.getLogger(__name__)
@@ -93,8 +95,8 @@ def published(prepared: Prepared) -> Manifest | None:
 
 
 def missing(prepared: Prepared) -> list[str]:
-    """Stages that are asked for and that the published study lacks."""
-    return [stage.name for stage in _missing(prepared, open_published(prepared.study).arrays)]
+    """Analyses that are asked for and that the published study lacks."""
+    return [each.name for each in _missing(prepared, open_published(prepared.study).arrays)]
 
 
 def run(
@@ -112,12 +114,12 @@ def run(
     """
     with begin(prepared) as attempt:
         count = len(prepared.kept)
-        steps = pieces(prepared, attempt)
-        done = count - sum(step.images for step in steps)
+        planned = steps(prepared, attempt)
+        done = count - sum(step.images for step in planned)
         told = done > 0
         if attempt.units:
             progress("heads", done, count, "images")
-        for step in steps:
+        for step in planned:
             do(step, prepared, attempt, progress, check)
             if step.images:
                 done += step.images
@@ -155,17 +157,23 @@ def begin(prepared: Prepared, job: str | None = None) -> Attempt:
     return _started(prepared, prepared.study, facts)
 
 
-def pieces(prepared: Prepared, attempt: Attempt) -> list[Step]:
+def steps(prepared: Prepared, attempt: Attempt) -> list[Step]:
     """What is still to be done, in order; those of one phase in any order, by any number of processes at once."""
     units = attempt.units
     images = [Step(1, unit, _unit_name(units[unit]), len(units[unit])) for unit in attempt.pending()]
-    gather = [] if attempt.gathered else [GATHER]
-    later = [*gather, *(stage.name for stage in _missing(prepared, attempt.arrays)), PUBLISH]
-    return [*images, *(Step(phase, 0, name) for phase, name in enumerate(later, start=2))]
+    phases: list[list[str]] = [] if attempt.gathered else [[GATHER]]
+    for level in levels(_missing(prepared, attempt.arrays)):
+        cut = {each.name: pieces_of(each, prepared.sizes) for each in level}
+        phases.append([piece.name for each in level for piece in cut[each.name]])
+        phases[-1] += [each.name for each in level if not cut[each.name]]
+        phases.append([each.name for each in level if cut[each.name]])
+    phases.append([PUBLISH])
+    later = enumerate((names for names in phases if names), start=2)
+    return [*images, *(Step(phase, number, name) for phase, names in later for number, name in enumerate(names))]
 
 
 def unit_of(step: Step, attempt: Attempt) -> int | None:
-    """Which of the attempt's units of images a piece is; None if it is another sort of piece."""
+    """Which of the attempt's units of images a step is; None if it is another sort of step."""
     return next((unit for unit, images in enumerate(attempt.units) if _unit_name(images) == step.name), None)
 
 
@@ -181,10 +189,10 @@ def do(
     check: Callable[[], None],
     hold: Callable[[], None] = nothing,
 ) -> None:
-    """Do one of `pieces`. One that is finished already is left as it is.
+    """Do one of `steps`. One that is finished already is left as it is.
 
-    Another version may have planned it. Stages that come before it and are not there are done first, so what is
-    published has all that this version computes; a stage that this version does not know is left out.
+    Another version may have planned it. Analyses that come before it and are not there are computed first, so what is
+    published has all that this version computes; one that this version does not know is left out.
 
     Args:
         check: Called between batches; it may raise, to stop: what is finished is kept.
@@ -198,9 +206,10 @@ def do(
         if not attempt.has_unit(unit):
             _unit(prepared, attempt, unit, check, hold)
         return
-    names = [GATHER, *(stage.name for stage in STAGES), PUBLISH]
-    if step.name not in names:
-        _log.warning("left out %r of %s: this version has no such stage", step.name, attempt.study.name)
+    asked = after()
+    own, piece = next(_named(step.name, asked, prepared), (None, None))
+    if own is None and step.name not in (GATHER, PUBLISH):
+        _log.warning("left out %r of %s: this version has no such step", step.name, attempt.study.name)
         return
     for pending in attempt.pending():  # what the disk lost, or spoiled, since it was written
         _unit(prepared, attempt, pending, check, hold)
@@ -208,14 +217,41 @@ def do(
         progress("gather", 0, 1, "arrays")
         attempt.gather(hold)
         progress("gather", 1, 1, "arrays")
-    until = names[: names.index(step.name) + 1]
-    for stage in _missing(prepared, attempt.arrays):
-        if stage.name in until:
-            _stage(prepared, attempt, stage, progress, check, hold)
+    missing = _missing(prepared, attempt.arrays)
+    for each in missing:
+        if step.name == PUBLISH or (own is not None and _is_read_by(each, own, missing)):
+            _after(prepared, attempt, each, progress, check, hold)
+    if own is not None and own in missing:
+        if piece is None:
+            _after(prepared, attempt, own, progress, check, hold)
+        else:
+            _piece(prepared, attempt, piece, progress, check, hold)
     if step.name == PUBLISH:
         progress("publish", 0, 1, "study")
         _publish(prepared, attempt, hold)
         progress("publish", 1, 1, "study")
+
+
+def _named(
+    name: str, analyses: Iterable[Analysis], prepared: Prepared
+) -> Iterator[tuple[Analysis | None, Piece | None]]:
+    """The analysis that a step is of, and which piece of it; the piece is None if the step is of the whole."""
+    for each in analyses:
+        if each.name == name:
+            yield each, None
+        elif name.startswith(f"{each.name}: "):
+            yield from ((each, piece) for piece in pieces_of(each, prepared.sizes) if piece.name == name)
+
+
+def _is_read_by(other: Analysis, own: Analysis, missing: Iterable[Analysis]) -> bool:
+    """Whether `own`, or another that it waits for, reads arrays of `other`."""
+    wanted = set(own.reads)
+    for each in reversed(list(missing)):
+        if each is not own and wanted & set(each.arrays):
+            if each is other:
+                return True
+            wanted |= set(each.reads)
+    return False
 
 
 def price(prepared: Prepared, progress: Progress, check: Callable[[], None]) -> Price:
@@ -278,8 +314,8 @@ def refuse_small_disk(prepared: Prepared, needed: int | None = None) -> None:
 
 
 def _publish(prepared: Prepared, attempt: Attempt, hold: Callable[[], None]) -> None:
-    attrs = _told_by_units(prepared, attempt) if attempt.units else {}
-    attrs |= _told_by_stages(attempt)
+    attrs = _attrs_of_units(prepared, attempt) if attempt.units else {}
+    attrs |= _attrs_of_analyses(attempt)
     attrs["left_out"] = prepared.attrs["left_out"] | _not_asked(prepared, attempt.arrays)
     facts = _run_facts(attempt) | {"packages": versions(), "plan": _plan_hash(prepared), "finished": _now()}
     attempt.publish(attrs, facts | {"headscope": version("headscope")}, hold)
@@ -324,7 +360,7 @@ def _took(prepared: Prepared, began: float) -> dict[str, Any]:
     return {"seconds": seconds, "peak_mb": peak_mb(), "device": device, "threads": torch.get_num_threads()}
 
 
-def _told_by_units(prepared: Prepared, attempt: Attempt) -> dict[str, Any]:
+def _attrs_of_units(prepared: Prepared, attempt: Attempt) -> dict[str, Any]:
     """Root attributes from all units."""
     return {
         "nonfinite": _nonfinite(attempt, attempt.facts()),
@@ -332,64 +368,113 @@ def _told_by_units(prepared: Prepared, attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _stage(
+def _after(
     prepared: Prepared,
     attempt: Attempt,
-    stage: Stage,
+    own: Analysis,
     progress: Progress,
     check: Callable[[], None],
     hold: Callable[[], None],
 ) -> None:
-    """Run and write one stage."""
-    task = Task(
-        study=attempt.so_far(),
-        seed=prepared.request.seed,
-        device=prepared.vit.device,
-        masks=prepared.masks,
-        progress=lambda done, of: progress(stage.name, done, of, stage.counted),
-        check=check,
-    )
+    """Compute and write an analysis of all images: in one unit, or from its pieces; missing ones come first."""
+    pieces = pieces_of(own, prepared.sizes)
+    done = attempt.pieces(own.name)
+    for piece in pieces:
+        if piece.key not in done:
+            _piece(prepared, attempt, piece, progress, check, hold)
     forget_peak()
     began = time.perf_counter()
-    arrays, attrs = stage.run(task)
-    attempt.write_stage(stage.name, arrays, {"attrs": attrs, **_took(prepared, began)}, hold)
+    unit = _unit_of_all(prepared, attempt, own, progress, check)
+    if pieces:
+        arrays, attrs = join(own, unit, (_part(attempt, piece) for piece in pieces))
+    else:
+        arrays, attrs = compute_whole(own, unit)
+    if "masks" in own.needs and prepared.masks is not None:
+        attrs["masks"] = asdict(prepared.masks[1]) | attrs.get("masks", {})
+    took = _took(prepared, began)
+    of_pieces = attempt.pieces(own.name).values()
+    took["seconds"] = round(took["seconds"] + _covered((p["began"], p["began"] + p["seconds"]) for p in of_pieces), 3)
+    took["peak_mb"] = max((t["peak_mb"] for t in (took, *of_pieces) if t["peak_mb"] is not None), default=None)
+    wanted = {name: array for name, array in arrays.items() if name in _arrays(prepared, own)}
+    attempt.write_stage(own.name, wanted, {"attrs": attrs, **took}, hold)
 
 
-def _told_by_stages(attempt: Attempt) -> dict[str, Any]:
-    """Root attributes from all finished stages; each map adds its own to those that are published already."""
-    told: dict[str, Any] = {"maps": attempt.so_far().attrs.get("maps", {})}
+def _piece(
+    prepared: Prepared,
+    attempt: Attempt,
+    piece: Piece,
+    progress: Progress,
+    check: Callable[[], None],
+    hold: Callable[[], None],
+) -> None:
+    """Compute one piece of an analysis, and keep what it gives until all are there."""
+    if piece.key in attempt.pieces(piece.analysis.name):
+        return
+    forget_peak()
+    at, began = time.time(), time.perf_counter()
+    whole = _unit_of_all(prepared, attempt, piece.analysis, progress, check)
+    arrays, _ = compute(piece.analysis, replace(whole, images=piece.images, layers=piece.layers))
+    facts = {"began": at, **_took(prepared, began)}
+    attempt.write_piece(piece.analysis.name, piece.key, arrays, facts, hold)
+
+
+def _part(attempt: Attempt, piece: Piece) -> Part:
+    return Part(piece.images, piece.layers, attempt.read_piece(piece.analysis.name, piece.key))
+
+
+def _unit_of_all(
+    prepared: Prepared, attempt: Attempt, own: Analysis, progress: Progress, check: Callable[[], None]
+) -> Unit:
+    """What an analysis works on: everything that is written so far."""
+    study = attempt.so_far()
+    needs_model = {"model", "gradients"} & set(own.needs)
+    more: dict[str, Any] = {"open_model": lambda: prepared.vit} if needs_model else {}
+    return Unit(
+        study=study,
+        images=range(study.sizes["image"]),
+        layers=range(study.sizes["layer"]),
+        seed=prepared.request.seed,
+        device=prepared.vit.device,
+        masks=None if prepared.masks is None else prepared.masks[0],
+        progress=lambda done, of: progress(own.name, done, of, own.counted),
+        check=check,
+        **more,
+    )
+
+
+def _attrs_of_analyses(attempt: Attempt) -> dict[str, Any]:
+    """Root attributes from all finished analyses; each map adds its own to those that are published already."""
+    attrs: dict[str, Any] = {"maps": attempt.so_far().attrs.get("maps", {})}
     for facts in attempt.stages().values():
-        told |= {key: told["maps"] | value if key == "maps" else value for key, value in facts["attrs"].items()}
-    return told
+        attrs |= {key: attrs["maps"] | value if key == "maps" else value for key, value in facts["attrs"].items()}
+    return attrs
 
 
-def _asked(prepared: Prepared) -> list[Stage]:
-    """The stages that the request asks for and the model allows, in their order."""
-    return [stage for stage in STAGES if not _reason(prepared, stage) and _arrays(prepared, stage)]
+def _missing(prepared: Prepared, there: Iterable[str]) -> list[Analysis]:
+    """The analyses that are asked for and that the model allows, of which not all arrays are among those there."""
+    asked = [each for each in after() if not _reason(prepared, each) and _arrays(prepared, each)]
+    return [each for each in asked if not set(_arrays(prepared, each)) <= set(there)]
 
 
-def _missing(prepared: Prepared, there: Iterable[str]) -> list[Stage]:
-    """The stages that are asked for, and whose arrays are not all among those there."""
-    return [stage for stage in _asked(prepared) if not set(_arrays(prepared, stage)) <= set(there)]
+def _arrays(prepared: Prepared, own: Analysis) -> list[str]:
+    """What the analysis writes for this model."""
+    return [name for name in own.arrays if name not in prepared.attrs["left_out"]]
 
 
-def _arrays(prepared: Prepared, stage: Stage) -> list[str]:
-    """What the stage writes for this model."""
-    return [name for name in stage.arrays if name not in prepared.attrs["left_out"]]
-
-
-def _reason(prepared: Prepared, stage: Stage) -> str | None:
-    """Why the request does not ask for a stage; None if it does."""
-    if stage.skipped_by in prepared.request.skip:
-        return f"left out by --skip {stage.skipped_by}; the same command without it adds it"
-    if stage.name == "objects" and prepared.masks is None:
+def _reason(prepared: Prepared, own: Analysis) -> str | None:
+    """Why an analysis is not computed for this request; None if it is."""
+    if own.skipped_by in prepared.request.skip:
+        return f"left out by --skip {own.skipped_by}; the same command without it adds it"
+    if "masks" in own.needs and prepared.masks is None:
         return "no masks were given; the same command with --masks adds it"
+    if "labels" in own.needs and not (prepared.label >= 0).any():
+        return "the class of no image is known; give --classes, or --label-map"
     return None
 
 
 def _not_asked(prepared: Prepared, there: list[str]) -> dict[str, str]:
-    """Why arrays of stages are not there, by name."""
-    reasons = {name: _reason(prepared, stage) for stage in STAGES for name in _arrays(prepared, stage)}
+    """Why arrays of analyses are not there, by name."""
+    reasons = {name: _reason(prepared, each) for each in after() for name in _arrays(prepared, each)}
     return {name: why for name, why in reasons.items() if why is not None and name not in there}
 
 
@@ -409,16 +494,8 @@ def _unit(
     images = attempt.units[unit]
     check()
     pixels = seen_pixels(prepared.vit, prepared.kept[images.start : images.stop])
-    arrays, prepared.batch = analysis.analysis(
-        prepared.vit,
-        pixels,
-        prepared.label[images.start : images.stop],
-        prepared.batch,
-        keep_attention=prepared.attention == "stored",
-        check=check,
-    )
-    size = thumbnail_size(prepared.vit)
-    arrays |= {"pixels": pixels, "thumbnail": np.stack([thumbnail(p, size) for p in pixels])}
+    label = prepared.label[images.start : images.stop]
+    arrays, prepared.batch = analysis.of_images(prepared.vit, pixels, label, prepared.batch, prepared.arrays, check)
     facts = {"images": len(images), "nonfinite": where_nonfinite(arrays, images), "began": at}
     attempt.write_unit(unit, arrays, facts | _took(prepared, began), hold)
 

@@ -26,7 +26,7 @@ from workers.prepare import Prepared, Progress, prepare
 from workers.refusals import field_of
 from workers.runner import DeclineError, MistakeError, UnfitError, Work
 
-# Names of units that are no pieces of the pipeline; the push is planned where there is a bucket.
+# Names of units that are no steps of the pipeline; the push is planned where there is a bucket.
 PLAN, PUSH = "plan", "push"
 # Seconds until a unit is tried again: there is no room, another writer, this worker alone or the bucket is the matter.
 FULL, BUSY, OTHER, AWAY = 15, 5, 15, 60
@@ -75,7 +75,7 @@ def plan(lease: Lease, work: Work, request: StudyRequest) -> None:
     with pipeline.begin(prepared, lease.job) as attempt:  # nobody can join it before the ledger has the plan
         try:
             work.hold()
-            steps = pipeline.pieces(prepared, attempt)
+            steps = pipeline.steps(prepared, attempt)
             if work.settings.bucket:
                 steps.append(Step(steps[-1].phase + 1, 0, PUSH))
             work.plan(steps, facts | {"attempt": attempt.number})
