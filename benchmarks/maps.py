@@ -25,7 +25,7 @@ GRID = (14, 14)
 NOISE = 0.3
 UNIT = 10  # images
 MOST_MB = 8000
-MAPS = ("autoencoder", "latents", "patch-map", "pooled-map", "cls-map")
+MAPS = ("autoencoder", "latents", "patch-map", "cls-map")
 
 
 def maps_table(images: int = 1000, layers: int = 12, heads: int = 12) -> Table:

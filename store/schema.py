@@ -341,14 +341,6 @@ SCHEMA: dict[str, ArraySpec] = {
         "none: only nearness means something",
         "Sec. 5.4.1",
     ),
-    "pooled_layout": _end(
-        (*HEADS, "xy"),
-        "float32",
-        "The same map without the autoencoder, to compare with: t-SNE of the principal components of patch_mask, "
-        "max-pooled.",
-        "none: only nearness means something",
-        "Sec. 5.4.1",
-    ),
 }
 
 

@@ -20,7 +20,7 @@ from precompute.base import base_pass
 from precompute.layout import place
 from precompute.model import ViT
 from precompute.preprocess import seen_by, thumbnail, thumbnail_size
-from precompute.reduction import pooled, principal_axes
+from precompute.reduction import principal_axes
 from store import paths, pictures, uploads
 from store.append import Appended
 from store.errors import DamagedError, StudyNotFoundError
@@ -37,7 +37,7 @@ from workers.kept import device
 from workers.prepare import versions
 from workers.prune import prove, published
 from workers.runner import MistakeError, Work
-from workers.stages import CLS_COMPONENTS, POOLED_COMPONENTS
+from workers.stages import CLS_COMPONENTS
 from workers.study import where_nonfinite
 from workers.study_model import StudyModelError, kept_model_of
 
@@ -47,9 +47,8 @@ STEPS = ("picture", "model", "heads", "patterns", "places", "study")
 
 OF_MASKS = ("object", "object_auc", "cls_object_auc")  # nobody has drawn one of the picture
 
-# Heads of images among which a map's points are placed; of more, those of some images drawn by the study's seed. Masks
-# are read for it, and 2,500 numbers a head go into the axes: of so few that takes seconds.
-AMONG = {"cls": 50_000, "patch": 200_000, "pooled": 10_000}
+# Heads of images among which a map's points are placed; of more, those of some images drawn by the study's seed.
+AMONG = {"cls": 50_000, "patch": 200_000}
 
 
 def do(lease: Lease, work: Work) -> None:
@@ -226,7 +225,7 @@ def of_places(parent: Study, arrays: Arrays, check: Callable[[], None]) -> Array
         xy = parent.read("image_layout", number)
         placed.append(place(known.reshape(len(known), -1), xy, new.reshape(1, -1), method, check=check))
     found = {"image_layout": np.stack(placed)}
-    for name, points in (("cls", _cls_points), ("patch", _latents), ("pooled", _pooled_points)):
+    for name, points in (("cls", _cls_points), ("patch", _latents)):
         if f"{name}_layout" in parent:
             check()
             images = _drawn(parent, AMONG[name])
@@ -262,14 +261,6 @@ def _cls_points(study: Study, images: list[int], arrays: Arrays) -> tuple[np.nda
 def _latents(study: Study, images: list[int], arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
     """As `_cls_points`, of the map of patches."""
     return _heads(study.read("patch_latent", images)), _heads(arrays["patch_latent"])
-
-
-def _pooled_points(study: Study, images: list[int], arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """As `_cls_points`, of the map without an autoencoder."""
-    rows, columns = study.attrs["model"]["grid"]
-    known = pooled(_heads(study.read("patch_mask", images)), rows * columns)
-    axes = principal_axes([known], POOLED_COMPONENTS)
-    return axes.project(known), axes.project(pooled(_heads(arrays["patch_mask"]), rows * columns))
 
 
 def _attrs(parent: Study, image: str, sha256: str, arrays: Arrays) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from precompute import autoencoder, pattern_names
 from precompute.content import Agreement, object_auc, received
 from precompute.layout import layout
 from precompute.map_quality import NEIGHBOURS, neighbours_kept, purity, seed_agreement, trustworthiness
-from precompute.reduction import pool_size, pooled, principal_axes
+from precompute.reduction import principal_axes
 from store.study import Study
 from workers.masks import Masks
 
@@ -28,7 +28,6 @@ Facts = dict[str, Any]  # root attributes, in plain JSON
 # Bytes of one block of images, unpacked: what is in memory at a time.
 BLOCK_BYTES = 64_000_000
 CLS_COMPONENTS = 50
-POOLED_COMPONENTS = 32
 
 
 @dataclass(frozen=True)
@@ -236,20 +235,6 @@ def patch_map(task: Task) -> tuple[Arrays, Facts]:
     return _map(task, points.reshape(-1, points.shape[-1]), "patch", {"latent": points.shape[-1]})
 
 
-def pooled_map(task: Task) -> tuple[Arrays, Facts]:
-    """All heads of all images without an autoencoder, to compare with: max-pooled, and projected."""
-    patches = _patches(task.study)
-
-    def blocks() -> Iterator[np.ndarray]:
-        for block in task.blocks("patch_mask", 2 * patches**2):
-            yield pooled(block, patches)
-
-    axes = principal_axes(blocks(), POOLED_COMPONENTS)
-    points = np.concatenate([axes.project(block) for block in blocks()])
-    settings = {"components": POOLED_COMPONENTS, "explained": axes.share, "pooled_by": pool_size(patches)}
-    return _map(task, points, "pooled", settings)
-
-
 STAGES = (
     Stage("layouts", ("image_layout",), "layouts", image_layouts, skipped_by=None),
     Stage(
@@ -265,7 +250,6 @@ STAGES = (
     Stage("autoencoder", ("autoencoder",), "batches", train_autoencoder),
     Stage("latents", ("patch_latent",), "heads of images", latents),
     Stage("patch-map", ("patch_layout",), "%", patch_map),
-    Stage("pooled-map", ("pooled_layout",), "%", pooled_map),
     Stage("cls-map", ("cls_layout",), "%", cls_map),
 )
 
