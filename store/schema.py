@@ -6,7 +6,7 @@ TVCG 2023.
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -342,6 +342,12 @@ SCHEMA: dict[str, ArraySpec] = {
         "Sec. 5.4.1",
     ),
 }
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of arrays in the order of the table; then, sorted, those that it does not have."""
+    there = set(names)
+    return [*(name for name in SCHEMA if name in there), *sorted(there - SCHEMA.keys())]
 
 
 def all_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
