@@ -34,7 +34,7 @@ UNIT_IMAGES = 50
 METRICS = ("probability", "jsd", "cls_distance", "patch_distance")
 VECTORS = ("pruned_probability", *METRICS)
 MADE = "this study was made for measuring, not computed"
-LEFT_OUT = ("logits", "cls_vector", "patch_mask", "patch_latent", "autoencoder", "pooled_layout")
+LEFT_OUT = ("logits", "cls_vector", "patch_mask", "patch_latent", "autoencoder")
 OF_MASKS = ("object", "object_auc", "cls_object_auc")
 
 MODEL = {

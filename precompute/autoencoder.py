@@ -1,7 +1,7 @@
 """Which attention patterns are alike? An autoencoder of binary masks says each in 32 numbers (Sec. 5.4.1).
 
 The paper gives two convolutions and one fully-connected layer, and a decoder symmetric to them. Decided where it is
-silent: the first convolution reads squares side by side, so large that at most 50 × 50 remain (`pool_size`); the
+silent: the first convolution reads squares side by side, so large that at most 50 × 50 remain (`square_size`); the
 second halves them. A mask is padded with zeros to whole squares, and what the decoder says of the padding is cut off.
 """
 
@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from precompute.patterns import TOP_SHARE
-from precompute.reduction import pool_size, unpacked
+from precompute.patterns import TOP_SHARE, unpacked
 from precompute.unit import Arrays, Attrs, Unit
 
 # Size of the bottleneck, and channels after the first and the second convolution.
 LATENT = 32
 CHANNELS = (16, 32)
+# Rows and columns of squares that the first convolution leaves at most.
+SQUARES = 50
 
 # Matrices in a training sample, over all heads, and the fewest images of one head.
 SAMPLE = 2500
@@ -48,7 +49,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, patches: int) -> None:
         super().__init__()
-        size = pool_size(patches)
+        size = square_size(patches)
         first, second = CHANNELS
         self.patches = patches
         self.squares = math.ceil(patches / size)  # along a side, after the first convolution
@@ -93,6 +94,14 @@ class Trained:
     parameters: np.ndarray
     loss: dict[str, list[float]]
     settings: dict[str, Any]
+
+
+def square_size(patches: int) -> int:
+    """Side of the squares of a mask (patches, patches) that the first convolution reads: ⌈patches / 50⌉, at least 2.
+
+    4 for 14 × 14 patches, 2 for 8 × 8, 28 for 37 × 37.
+    """
+    return max(2, math.ceil(patches / SQUARES))
 
 
 def num_parameters(patches: int) -> int:
@@ -187,7 +196,7 @@ def train(
     settings = {
         "latent": LATENT,
         "channels": list(CHANNELS),
-        "stride": pool_size(patches),
+        "stride": square_size(patches),
         "parameters": len(kept),
         "samples": len(seen),
         "held_out": len(watched),

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,6 +43,18 @@ def packed(mask: Tensor) -> Tensor:
     flat = torch.nn.functional.pad(flat, (0, -flat.shape[-1] % 8)).unflatten(-1, (-1, 8))
     weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=mask.device)
     return (flat * weights).sum(dim=-1, dtype=torch.uint8)
+
+
+def unpacked(packed: np.ndarray, patches: int) -> np.ndarray:
+    """The bits of masks, uint8 0 or 1 (mask, patches, patches), from (mask, byte): numpy.unpackbits.
+
+    Raises:
+        ValueError: a mask of so many patches has another number of bytes.
+    """
+    wanted = math.ceil(patches**2 / 8)
+    if packed.ndim != 2 or packed.shape[1] != wanted:
+        raise ValueError(f"masks are {packed.shape}; masks of {patches} patches are (mask, {wanted}) bytes")
+    return np.unpackbits(packed, axis=1, count=patches**2).reshape(-1, patches, patches)
 
 
 def of_layer(vit: ViT, layer: Layer) -> dict[str, Tensor]:

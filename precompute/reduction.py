@@ -1,17 +1,13 @@
 """How do many large points become few numbers each? Exact principal axes, with only a block of points in memory.
 
-The pattern maps take their t-SNE from here: of the CLS vectors, and of the pooled masks, which are the baseline that
-the autoencoder is held against.
+The map of the CLS vectors takes its t-SNE from here.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-# A pooled mask keeps at most so many rows and columns: 2,500 numbers, whose covariance is 50 MB in float64.
-POOLED_SIDE = 50
 # Variance of equal numbers, in units of their square: sums of float64 are off by some 1e-16 each.
 ROUNDING = 1e-28
 
@@ -95,36 +91,3 @@ def _axes(mean: np.ndarray, covariance: np.ndarray, points: int, count: int) -> 
 def _finite(points: np.ndarray) -> np.ndarray:
     """Which points have neither NaN nor Inf, bool (point,)."""
     return np.isfinite(points).all(axis=1)
-
-
-def pool_size(patches: int) -> int:
-    """Side of the squares that a mask (patches, patches) is pooled by: ⌈patches / 50⌉, at least 2.
-
-    4 for 14 × 14 patches, 2 for 8 × 8, 28 for 37 × 37. The autoencoder's first convolution has the same squares.
-    """
-    return max(2, math.ceil(patches / POOLED_SIDE))
-
-
-def unpacked(packed: np.ndarray, patches: int) -> np.ndarray:
-    """The bits of masks, uint8 0 or 1 (mask, patches, patches), from (mask, byte): numpy.unpackbits.
-
-    Raises:
-        ValueError: a mask of so many patches has another number of bytes.
-    """
-    wanted = math.ceil(patches**2 / 8)
-    if packed.ndim != 2 or packed.shape[1] != wanted:
-        raise ValueError(f"masks are {packed.shape}; masks of {patches} patches are (mask, {wanted}) bytes")
-    return np.unpackbits(packed, axis=1, count=patches**2).reshape(-1, patches, patches)
-
-
-def pooled(packed: np.ndarray, patches: int) -> np.ndarray:
-    """Masks (mask, byte) shrunk by max-pooling: 0 or 1, float32 (mask, ⌈patches / pool_size⌉²), row-major.
-
-    Squares at the right and lower edge are smaller where the size does not divide the patches. A mask without a one is
-    of a matrix with a NaN (`top_mask`), and all its numbers are NaN.
-    """
-    starts = np.arange(0, patches, pool_size(patches))
-    rows = np.maximum.reduceat(unpacked(packed, patches), starts, axis=1)
-    squares = np.maximum.reduceat(rows, starts, axis=2).reshape(len(packed), -1).astype(np.float32)
-    squares[~packed.any(axis=1)] = np.nan
-    return squares

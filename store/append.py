@@ -5,7 +5,7 @@ It is made in a folder of its own that no list of studies looks into, whole with
 
 import errno
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ class Appended:
     """A study with all that `parent` has, and one image after its last.
 
     An object that the image does not touch is the parent's own file; arrays keep the parent's chunks, so of each array
-    only its description and its last objects are new.
+    only its description and its last objects are new. Arrays of images that the table does not name are left out, as
+    nobody can compute the image's part of them.
     """
 
     def __init__(self, parent: Study, folder: Path, check: Callable[[], None] = nothing) -> None:
@@ -44,12 +45,14 @@ class Appended:
         self._parent = parent
         self._folder = folder
         self._path = paths.attempt_path(folder, 1)
-        self._objects = {key: value for key, value in parent.manifest.objects.items() if key != METADATA}
+        self._arrays = [name for name in parent.arrays if name in SCHEMA or "image" not in parent.dims(name)]
+        objects = parent.manifest.objects.items()
+        self._objects = {key: value for key, value in objects if key.partition("/")[0] in self._arrays}
         self._store = WritingStore(self._put)
         self._written: set[str] = set()
         with files.told_when_full(folder, lambda: 1_000_000):
             files.make_folder(self._path)
-            for array in parent.arrays:
+            for array in self._arrays:
                 (self._path / array).mkdir()
             for key in self._objects:
                 check()
@@ -68,8 +71,10 @@ class Appended:
 
     def shape_of_one(self, name: str) -> tuple[int, ...]:
         """The shape of one image's part of an array."""
-        full, axis = self._parent[name].shape, SCHEMA[name].image_axis or 0
-        return (*full[:axis], 1, *full[axis + 1 :])
+        return tuple(1 if dim == "image" else size for dim, size in self._dim_sizes(name))
+
+    def _dim_sizes(self, name: str) -> Iterator[tuple[str | None, int]]:
+        return zip(self._parent.dims(name), self._parent[name].shape, strict=True)
 
     def so_far(self, attrs: Mapping[str, Any]) -> Study:
         """What is written, and what is of no image, to be read as a study."""
@@ -88,12 +93,12 @@ class Appended:
         Raises:
             ValueError: An array of images is not written.
         """
-        if lacks := [name for name in self._parent.arrays if self._is_of_images(name) and name not in self._written]:
+        if lacks := [name for name in self._arrays if self._is_of_images(name) and name not in self._written]:
             raise ValueError(f"{', '.join(lacks)} not written; write the image's part of each array")
         with files.told_when_full(self._folder, lambda: 1_000_000):
             root = self._root(attrs)
             files.put(self._path / METADATA, root)
-            for folder in (*(self._path / name for name in self._parent.arrays), self._path):
+            for folder in (*(self._path / name for name in self._arrays), self._path):
                 files.sync_folder(folder)
             manifest = self._manifest(self._objects | {METADATA: digest(root)}, study.name, dict(run))
             files.put_now(paths.manifest_path(self._folder), manifest.to_bytes())
@@ -114,7 +119,7 @@ class Appended:
     def _append(self, name: str, array: Array) -> None:
         if not self._is_of_images(name):
             raise ValueError(f"{name} is no array of images of study {self._parent.name}")
-        known, axis, key = self._parent[name], SCHEMA[name].image_axis or 0, f"{name}/{METADATA}"
+        known, axis, key = self._parent[name], self._parent.dims(name).index("image"), f"{name}/{METADATA}"
         images = known.shape[axis]
         one = self.shape_of_one(name)
         if array.shape != one:
@@ -145,11 +150,11 @@ class Appended:
         return digest(data)
 
     def _is_of_images(self, name: str) -> bool:
-        return name in self._parent and SCHEMA[name].image_axis is not None
+        return name in self._arrays and "image" in self._parent.dims(name)
 
     def _named(self) -> dict[str, tuple[int, str]]:
         """The objects of what is written, and of what is of no image."""
-        there = {name for name in self._parent.arrays if not self._is_of_images(name)} | self._written
+        there = {name for name in self._arrays if not self._is_of_images(name)} | self._written
         return {key: value for key, value in self._objects.items() if key.partition("/")[0] in there}
 
     def _root(self, attrs: Mapping[str, Any]) -> bytes:

@@ -238,9 +238,10 @@ class Attempt:
 
     @property
     def arrays(self) -> list[str]:
-        """Names of the arrays that the study will have, in the order of the table; of stages, of finished ones."""
+        """Names of the arrays that the study will have, of stages those of finished ones: in the order of the table,
+        then those of other versions, which it does not name."""
         names = {*self._record["arrays"], *(name for ack in self._stages().values() for name in ack["arrays"])}
-        return [name for name in SCHEMA if name in names]
+        return schema.in_order(names)
 
     @property
     def units(self) -> list[range]:
@@ -603,7 +604,8 @@ class Attempt:
         return digest(data)
 
     def _names(self, *written: Written) -> list[str]:
-        return [name for name in self._record["arrays"] if SCHEMA[name].written in written]
+        """Arrays of the table that the attempt began with, and that are written so."""
+        return [name for name in self._record["arrays"] if name in SCHEMA and SCHEMA[name].written in written]
 
     def _array(self, name: str) -> AnyArray:
         if name not in self._opened:

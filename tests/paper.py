@@ -55,7 +55,7 @@ SOURCES = {
     "Sec. 5.3.2": ["entropy"],
     # What the maps start from, the maps, and the autoencoder between.
     "Sec. 5.4.1": [
-        *("cls_vector", "patch_mask", "cls_layout", "autoencoder", "patch_latent", "patch_layout", "pooled_layout"),
+        *("cls_vector", "patch_mask", "cls_layout", "autoencoder", "patch_latent", "patch_layout"),
     ],
     "Fig. 13": ["pattern_score", "pattern_name"],  # the 13 patterns between patches
     # Patterns of CLS; heads that are content-agnostic and content-relevant.

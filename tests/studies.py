@@ -305,7 +305,7 @@ CLS_PATTERNS = ("CLS to CLS", "patches to CLS", "CLS to few patches")
 CLS_MAP = ("cls_pattern", "cls_pattern_score", "cls_pattern_name", "cls_layout", "cls_object_auc")
 STAGE_ARRAYS = (
     *("pattern", "pattern_score", "pattern_name", "content_relevance", "object", "object_auc"),
-    *("autoencoder", "patch_latent", "patch_layout", "pooled_layout"),
+    *("autoencoder", "patch_latent", "patch_layout"),
     *CLS_MAP,
 )
 
@@ -327,7 +327,6 @@ def _maps(rng: np.random.Generator, images: int, layers: int, heads: int, patche
         "autoencoder": rng.normal(size=50).astype(np.float32),
         "patch_latent": rng.normal(size=(*lead, 4)).astype(np.float32),
         "patch_layout": (places + spread * rng.normal(size=(*lead, 2))).astype(np.float32),
-        "pooled_layout": (places + spread * rng.normal(size=(*lead, 2))).astype(np.float32),
     }
     arrays["object_auc"][1::2] = np.nan
     if has_cls:
@@ -351,7 +350,7 @@ def _map_facts(layers: int, has_cls: bool) -> dict[str, Any]:
         "purity": {"layer": [0.9] * layers, "all": 0.9, "chance": 0.1},
     }
     autoencoder = {"epochs": 2, "loss": {"train": [0.3, 0.1], "held_out": [0.3, 0.2]}}
-    maps: dict[str, Any] = {"patch": facts | {"autoencoder": autoencoder}, "pooled": facts | {"seed_agreement": 0.2}}
+    maps: dict[str, Any] = {"patch": facts | {"autoencoder": autoencoder}}
     return maps | ({"cls": facts} if has_cls else {})
 
 

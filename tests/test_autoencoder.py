@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from precompute import autoencoder
-from precompute.autoencoder import Autoencoder, encode, num_parameters, train, training_sample
+from precompute.autoencoder import Autoencoder, encode, num_parameters, square_size, train, training_sample
 from precompute.layout import layout
 
 CPU = torch.device("cpu")
@@ -71,6 +71,11 @@ def planted():
     """Masks, their patterns, and an autoencoder trained on them as on a study's."""
     packed, patterns = planted_masks(images=40, noise=0.3)
     return packed, patterns, trained(packed, PATCHES)
+
+
+def test_the_first_convolution_leaves_at_most_fifty_rows():
+    assert [square_size(patches) for patches in (4, 42, 64, 100, 101, 196, 1369)] == [2, 2, 2, 2, 3, 4, 28]
+    assert all(-(-patches // square_size(patches)) <= 50 for patches in range(4, 1400))
 
 
 def test_planted_patterns_are_told_apart_better_than_by_their_pixels(planted):

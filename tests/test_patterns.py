@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from precompute.patterns import cls_vector, packed, top_mask
+from precompute.patterns import cls_vector, packed, top_mask, unpacked
 
 
 @pytest.mark.parametrize("side", [3, 4, 14])
@@ -39,3 +39,14 @@ def test_the_cls_vector_is_the_first_row_and_column_without_the_other_prefix_tok
     attn = torch.arange(36.0).reshape(6, 6)
     assert cls_vector(attn, num_prefix_tokens=2).tolist() == [0, 2, 3, 4, 5, 12, 18, 24, 30]
     assert len(cls_vector(torch.eye(10), num_prefix_tokens=1)) == 2 * 9 + 1
+
+
+@pytest.mark.parametrize("patches", [5, 6, 64])
+def test_unpacked_masks_are_those_that_were_packed(patches):
+    mask = torch.rand(4, patches, patches) > 0.8
+    assert np.array_equal(unpacked(packed(mask).numpy(), patches), mask)
+
+
+def test_masks_of_another_number_of_patches_are_refused():
+    with pytest.raises(ValueError, match=r"masks are \(2, 4\); masks of 64 patches are \(mask, 512\) bytes"):
+        unpacked(np.zeros((2, 4), dtype=np.uint8), 64)

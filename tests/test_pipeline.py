@@ -445,12 +445,12 @@ def test_stages_skipped_are_added_to_the_published_study_and_the_whole_is_as_if_
 def test_a_study_has_names_and_both_maps_with_what_they_are_worth(study):
     opened, manifest, _ = study
     heads = (15, 6, 2)
-    for name in ("cls_layout", "patch_layout", "pooled_layout"):
+    for name in ("cls_layout", "patch_layout"):
         xy = opened.read(name)
         assert xy.shape == (*heads, 2)
         assert np.isfinite(xy).all()
         assert xy.std() > 0
-    for name in ("cls", "patch", "pooled"):
+    for name in ("cls", "patch"):
         told = opened.attrs["maps"][name]
         assert 0.5 < told["trustworthiness"] <= 1
         assert 0 <= told["neighbours_kept"] <= 1
@@ -516,7 +516,7 @@ def test_a_model_without_cls_has_no_cls_map_and_says_why(folder, settings):
     opened, _, _ = compute(request, settings)
     assert "cls_layout" not in opened
     assert "no CLS token is read" in opened.attrs["left_out"]["cls_layout"]
-    assert set(opened.attrs["maps"]) == {"patch", "pooled"}
+    assert set(opened.attrs["maps"]) == {"patch"}
     assert opened.read("patch_layout").shape == (9, opened.sizes["layer"], opened.sizes["head"], 2)
 
 

@@ -1,10 +1,10 @@
-"""Principal axes of blocks are those of all points at once, and masks shrink without losing a one."""
+"""Principal axes of blocks are those of all points at once."""
 
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from precompute.reduction import PrincipalAxes, pool_size, pooled, principal_axes, unpacked
+from precompute.reduction import PrincipalAxes, principal_axes
 
 
 def points(count=200, features=12, seed=0):
@@ -15,14 +15,6 @@ def points(count=200, features=12, seed=0):
 
 def blocks(values, rows=64):
     return [values[start : start + rows] for start in range(0, len(values), rows)]
-
-
-def masks(count, patches, share=0.2, seed=0):
-    return np.random.default_rng(seed).random((count, patches, patches)) < share
-
-
-def bits(mask):
-    return np.packbits(mask.reshape(len(mask), -1), axis=1)
 
 
 def test_axes_of_blocks_are_scikit_learns_of_all_points_up_to_sign():
@@ -110,36 +102,3 @@ def test_blocks_that_do_not_fit_together_are_refused():
         principal_axes([np.ones((2, 3)), np.ones((2, 4))], count=1)
     with pytest.raises(ValueError, match="no block"):
         principal_axes([], count=1)
-
-
-def test_pooled_masks_have_at_most_fifty_rows():
-    assert [pool_size(patches) for patches in (4, 42, 64, 100, 101, 196, 1369)] == [2, 2, 2, 2, 3, 4, 28]
-    assert all(-(-patches // pool_size(patches)) <= 50 for patches in range(4, 1400))
-
-
-@pytest.mark.parametrize("patches", [4, 42, 101, 196])
-def test_pooling_asks_whether_a_square_has_a_one(patches):
-    mask = masks(3, patches)
-    size = pool_size(patches)
-    naive = [
-        [mask[i, y : y + size, x : x + size].any() for y in range(0, patches, size) for x in range(0, patches, size)]
-        for i in range(3)
-    ]
-    assert np.array_equal(pooled(bits(mask), patches), naive)
-
-
-def test_a_mask_without_a_one_is_pooled_to_nan():
-    mask = masks(3, patches=8)
-    mask[1] = False
-    assert np.isnan(pooled(bits(mask), 8)).all(axis=1).tolist() == [False, True, False]
-
-
-@pytest.mark.parametrize("patches", [5, 6, 64])
-def test_unpacked_masks_are_those_that_were_packed(patches):
-    mask = masks(4, patches)
-    assert np.array_equal(unpacked(bits(mask), patches), mask)
-
-
-def test_masks_of_another_number_of_patches_are_refused():
-    with pytest.raises(ValueError, match=r"masks are \(2, 4\); masks of 64 patches are \(mask, 512\) bytes"):
-        unpacked(np.zeros((2, 4), dtype=np.uint8), 64)
