@@ -171,7 +171,8 @@ def of_batch(
     vit: ViT, pixels: np.ndarray, label: np.ndarray, chunk: int, wanted: Collection[str]
 ) -> dict[str, np.ndarray]:
     """All arrays of one batch; see `of_images`."""
-    asked = [each for each in ANALYSES.values() if each.when == "pass" and set(each.arrays) & set(wanted)]
+    possible = [each for each in ANALYSES.values() if each.when == "pass" and not lacks(vit).keys() & set(each.needs)]
+    asked = [each for each in possible if set(each.arrays) & set(wanted)]
     by_layer: dict[str, list[Tensor]] = {}
 
     def see(layer: Layer) -> None:

@@ -130,6 +130,7 @@ def training_sample(images: int, layers: int, heads: int, seed: int) -> tuple[np
     return index, role[tuple(index.T)] == 2
 
 
+@torch.enable_grad()
 def train(
     packed: np.ndarray,
     held_out: np.ndarray,
