@@ -134,6 +134,7 @@ PRICE = {
     "seconds": 90.0,
     "images": 40,
     "mapped": 0,
+    "after_seconds": 0,
     "unit_images": 16,
 }
 

@@ -65,7 +65,7 @@ def test_the_bytes_are_those_that_a_unit_of_the_study_tells(folder, settings, ch
     assert found["bytes"] == pytest.approx(true.bytes, rel=0.1)
     assert found["attention_bytes"] == pytest.approx(true.attention_bytes, rel=0.1)
     assert found["seconds"] > 0
-    for name in ("images", "mapped", "attention", "unit_images"):
+    for name in ("images", "mapped", "after_seconds", "attention", "unit_images"):
         assert found[name] == getattr(true, name)
     assert (found["study"], found["exists"]) == ("small", False)
 

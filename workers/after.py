@@ -1,6 +1,6 @@
 """What is computed once all images are? The analyses that say "after": whole, or in pieces that are then joined."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,18 @@ from precompute.unit import Arrays, Attrs, Part, Unit, gradients
 def after() -> list[Analysis]:
     """All of them, each after those whose arrays it reads."""
     return [each for each in ANALYSES.values() if each.when == "after"]
+
+
+def seconds_after(skip: frozenset[str], left_out: Collection[str], masks: bool, sizes: Mapping[str, int]) -> float:
+    """About how long they take on two CPU cores, one after the other: those that the request and the model allow.
+
+    Args:
+        skip: Words of `--skip`.
+        left_out: Arrays that the model cannot have.
+        masks: Whether masks were given.
+    """
+    asked = [each for each in after() if each.skipped_by not in skip and (masks or "masks" not in each.needs)]
+    return sum(each.seconds(sizes) for each in asked if not set(each.arrays) <= set(left_out))
 
 
 def compute(analysis: Analysis, unit: Unit) -> tuple[Arrays, Attrs]:

@@ -42,6 +42,7 @@ from store import paths, schema
 from store.errors import StoreError, StudyNotFoundError
 from store.settings import Settings
 from store.study import open_published
+from workers.after import seconds_after
 from workers.decode import Kept as Picture
 from workers.decode import scan
 from workers.images import Entry, ImageSet, ImageSourceError, find_images
@@ -171,6 +172,7 @@ def price_of(
         "images": count,
         "measured": len(pictures),
         "mapped": 0 if request.skip else count * vit.num_layers * vit.num_heads,
+        "after_seconds": round(seconds_after(request.skip, left_out(vit), request.masks is not None, sizes), 1),
         "unit_images": unit_size(vit, batch_for(vit)),
         "labels": labels.rule,
         "classes": len(labels.classes),

@@ -34,7 +34,7 @@ from store.errors import DiskFullError, StudyNotFoundError
 from store.manifest import Manifest
 from store.staging import nothing
 from store.study import Study, open_published
-from workers.after import after, compute, compute_whole, join
+from workers.after import after, compute, compute_whole, join, seconds_after
 from workers.copies import counted_once
 from workers.memory import forget_peak, peak_mb
 from workers.pieces import Piece, levels, pieces_of
@@ -58,12 +58,19 @@ class StudyExistsError(ValueError):
 
 @dataclass(frozen=True)
 class Price:
-    """What a study costs, measured on its first unit: `seconds` are those of all units, `mapped` heads come after."""
+    """What a study costs, measured on its first unit.
+
+    Attributes:
+        seconds: Of all units of images, one after the other.
+        mapped: Heads of images that get names and maps after that.
+        after_seconds: About how long these take on two CPU cores.
+    """
 
     images: int
     bytes: int
     seconds: float
     mapped: int
+    after_seconds: float
     attention: str
     attention_bytes: int
     unit_images: int
@@ -282,6 +289,12 @@ def price_of(prepared: Prepared, attempt: Attempt, unit: int) -> Price:
         bytes=whole + sum(by_array.values()) * count // first,
         seconds=facts["seconds"] / first * count,
         mapped=0 if prepared.request.skip else count * prepared.sizes["layer"] * prepared.sizes["head"],
+        after_seconds=round(
+            seconds_after(
+                prepared.request.skip, prepared.attrs["left_out"], prepared.masks is not None, prepared.sizes
+            ),
+            1,
+        ),
         attention=prepared.attention,
         attention_bytes=attention,
         unit_images=prepared.unit_images,

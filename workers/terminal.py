@@ -149,7 +149,11 @@ def tell_price(price: dict[str, Any]) -> None:
         f"price: {price['bytes'] / 1e6:,.0f} MB{attention}; {_minutes(price['seconds'])} for "
         f"{price['images']:,} images (measured on the first unit of {min(price['unit_images'], price['images'])}; "
         f"attention {price['attention']})"
-        + (f", then names and maps of {price['mapped']:,} heads" if price["mapped"] else "")
+        + (
+            f", then about {_minutes(price['after_seconds'])} for names and maps of {price['mapped']:,} heads"
+            if price["mapped"]
+            else ""
+        )
     )
 
 

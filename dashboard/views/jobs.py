@@ -371,7 +371,10 @@ def price_line(price: dict[str, Any]) -> str:
         of_attention = f", of which attention {megabytes(stored)}" if isinstance(stored, int | float) else ""
         parts.append(megabytes(bytes_) + of_attention)
     if isinstance(seconds, int | float):
-        then = f", then names and maps of {mapped:,} heads" if isinstance(mapped, int) and mapped else ""
+        then = f"names and maps of {mapped:,} heads" if isinstance(mapped, int) and mapped else ""
+        after = price.get("after_seconds")  # jobs of earlier versions do not know it
+        if then:
+            then = f", then {f'about {duration(after)} for ' if isinstance(after, int | float) else ''}{then}"
         parts.append(f"about {duration(seconds)} on this worker{then}")
     return " · ".join(parts) or "not known"
 
