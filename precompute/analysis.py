@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analyses.vocabulary import METRICS
 from precompute.base import base_pass
 from precompute.importance import importance
 from precompute.metrics import probabilities
@@ -19,8 +20,6 @@ from precompute.patterns import cls_vector, packed, top_mask
 from precompute.strength import hop_entropy, hop_strength
 
 T = TypeVar("T")
-
-METRICS = ("probability", "jsd", "cls_distance", "patch_distance")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import zarr
 from zarr.types import AnyArray
 
-from store import paths, rebuild
+from analyses.arrays import ArraySpec
+from store import paths, rebuild, schema
 from store.errors import DamagedError, LeftOutError, NewerSchemaError, StoreError, StudyNotFoundError
 from store.lock import StudyLock
 from store.manifest import Manifest
@@ -77,7 +78,18 @@ class Study:
     @property
     def arrays(self) -> list[str]:
         """Names of the arrays, in the order of the table."""
-        return [name for name in SCHEMA if name in self._arrays]
+        return list(self.specs)
+
+    @cached_property
+    def specs(self) -> dict[str, ArraySpec]:
+        """The row of each array by name, in the order of the table.
+
+        Last come arrays that the table does not have, of a package that is not installed here: what they say of
+        themselves is their row.
+        """
+        known = {name: row for name, row in SCHEMA.items() if name in self._arrays}
+        others = sorted(self._arrays.keys() - known.keys())
+        return known | {name: schema.row_of(self._arrays[name]) for name in others}
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -85,7 +97,7 @@ class Study:
         return {
             dim: size
             for name in self.arrays
-            for dim, size in zip(SCHEMA[name].dims, self._arrays[name].shape, strict=True)
+            for dim, size in zip(self.specs[name].dims, self._arrays[name].shape, strict=True)
         }
 
     def read(self, name: str, *index: Any) -> Array:
@@ -101,7 +113,7 @@ class Study:
             IndexError: A number is outside its dimension; the message gives the range.
         """
         array = self[name]
-        for dim, size, wanted in zip(SCHEMA[name].dims, array.shape, index, strict=False):
+        for dim, size, wanted in zip(self.specs[name].dims, array.shape, index, strict=False):
             if isinstance(wanted, int | np.integer) and not -size <= wanted < size:
                 raise self._outside(dim, int(wanted), size)
         if any(isinstance(wanted, list | np.ndarray) for wanted in index):

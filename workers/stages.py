@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from analyses.vocabulary import CLS_PATTERNS, PATCH_PATTERNS
 from precompute import autoencoder, pattern_names
 from precompute.content import Agreement, object_auc, received
 from precompute.layout import layout
@@ -117,7 +118,7 @@ def patterns(task: Task) -> tuple[Arrays, Facts]:
     study, (images, layers, heads) = task.study, task.heads
     model = study.attrs["model"]
     grid, prefix, has_cls = tuple(model["grid"]), model["num_prefix_tokens"], model["has_cls"]
-    kinds = len(pattern_names.PATCH_PATTERNS), len(pattern_names.CLS_PATTERNS)
+    kinds = len(PATCH_PATTERNS), len(CLS_PATTERNS)
     scores = torch.empty(images, layers, heads, kinds[0])
     cls_scores = torch.empty(images, layers, heads, kinds[1])
     relevance = torch.empty(layers, heads)
@@ -140,7 +141,7 @@ def patterns(task: Task) -> tuple[Arrays, Facts]:
         relevance[layer] = agreement.relevance()
     names = pattern_names.names(scores)
     arrays = {
-        "pattern": np.array(pattern_names.PATCH_PATTERNS, dtype=object),
+        "pattern": np.array(PATCH_PATTERNS, dtype=object),
         "pattern_score": scores.numpy(),
         "pattern_name": names.numpy(),
         "content_relevance": relevance.numpy(),
@@ -149,7 +150,7 @@ def patterns(task: Task) -> tuple[Arrays, Facts]:
     if has_cls:
         cls_names = pattern_names.names(cls_scores)
         arrays |= {
-            "cls_pattern": np.array(pattern_names.CLS_PATTERNS, dtype=object),
+            "cls_pattern": np.array(CLS_PATTERNS, dtype=object),
             "cls_pattern_score": cls_scores.numpy(),
             "cls_pattern_name": cls_names.numpy(),
         }
