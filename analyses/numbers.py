@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 
 from analyses.arrays import HEADS, ArraySpec
-from analyses.registry import ARRAYS
-from analyses.vocabulary import METRICS, HeadNumber
+from analyses.vocabulary import HeadNumber
 
 A_HEAD = HEADS[1:]  # one number a head, of the whole study
 
@@ -41,12 +40,3 @@ def _is_number(row: ArraySpec) -> bool:
 
 def _sentence(text: str) -> str:
     return text if not text or text.endswith(".") else f"{text}."
-
-
-# Every number of a head that a study can have, and of these what can be picked where a metric is: importance, and the
-# numbers of other packages. Headscope's own others have views of their own.
-HEAD_NUMBERS: dict[str, HeadNumber] = METRICS | head_numbers(ARRAYS)
-PICKED_NUMBERS: dict[str, HeadNumber] = {
-    name: number for name, number in HEAD_NUMBERS.items() if name in METRICS or is_of_a_package(name)
-}
-IMAGE_NUMBERS: dict[str, ArraySpec] = image_numbers(ARRAYS)

@@ -5,8 +5,8 @@ Transformers? A Visual Analytics Attempt" (TVCG 2023). They say what is computed
 """
 
 from analyses.arrays import ArraySpec
-from analyses.numbers import IMAGE_NUMBERS, PICKED_NUMBERS, is_of_a_package
-from analyses.registry import ARRAYS
+from analyses.numbers import is_of_a_package
+from analyses.registry import ARRAYS, IMAGE_NUMBERS, PICKED_NUMBERS
 
 SOURCE = (
     "Eq., Sec. and Fig. are those of Li et al., *How Does Attention Work in Vision Transformers? A Visual Analytics "

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import shapely  # type: ignore[import-untyped]
 
-from analyses.numbers import HEAD_NUMBERS, IMAGE_NUMBERS, PICKED_NUMBERS, is_of_a_package
+from analyses.numbers import is_of_a_package
+from analyses.registry import HEAD_NUMBERS, IMAGE_NUMBERS, PICKED_NUMBERS
 from analyses.vocabulary import MAPS
 from dashboard import access
 from dashboard.image_sets import Classes, Condition, Entropy, Ids, Lasso, Prediction, Probability, conditions_of

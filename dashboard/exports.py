@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from flask import Flask, Response, abort, request
 from plotly.io.json import to_json_plotly
 
-from analyses.numbers import HEAD_NUMBERS
+from analyses.registry import HEAD_NUMBERS
 from dashboard.about import ABOUT, SOURCE, text_of
 from dashboard.data import Shelf, StudyFacts, facts, indices_of
 from dashboard.image_sets import conditions_of

@@ -66,7 +66,7 @@ class Selection:
         images: The image set, as text of conditions (dashboard/image_sets.py); "" is all images.
         image: Id of an image, or None.
         layer, head: The head; there is always one.
-        metric: The number of heads, of analyses.numbers.PICKED_NUMBERS: an importance metric, or one of a package.
+        metric: The number of heads, of analyses.registry.PICKED_NUMBERS: an importance metric, or one of a package.
         colour: What the image overview is coloured by, of COLOURS.
         curve: How importance is drawn, of CURVES.
         sort: The order of the curve's heads, of SORTS.

@@ -104,7 +104,7 @@ def creation(spec: ArraySpec, sizes: Mapping[str, int], unit_images: int) -> dic
 
 
 def row_of(array: AnyArray) -> ArraySpec:
-    """The row of an array that the table does not have, from its own metadata; dimensions without names have numbers."""
+    """The row of an array that the table lacks, from its own metadata; a dimension without a name has a number."""
     names = getattr(array.metadata, "dimension_names", None) or [None] * array.ndim
     doc, unit, equation, computed_by, title = (
         str(array.attrs.get(name, "")) for name in ("doc", "unit", "equation", "computed_by", "title")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from dash import Output, html
 
-from analyses.numbers import HEAD_NUMBERS
+from analyses.registry import HEAD_NUMBERS
 from dashboard.data import Array, StudyFacts, indices_of, per_image
 from dashboard.drawing import BODY, Drawing
 from dashboard.exports import Columns, Export

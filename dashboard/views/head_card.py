@@ -8,8 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 from dash import Output, html
 
-from analyses.numbers import HEAD_NUMBERS, head_numbers
-from analyses.registry import ARRAYS, analysis_of
+from analyses.numbers import head_numbers
+from analyses.registry import ARRAYS, HEAD_NUMBERS, analysis_of
 from analyses.vocabulary import MAPS, MIXED, AttentionMap, HeadNumber
 from dashboard import graphs
 from dashboard.data import Array, StudyFacts, Summary, large, members, of_image, ranks, read, summary

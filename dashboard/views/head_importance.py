@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from dash import Output, html
 
-from analyses.numbers import HEAD_NUMBERS, PICKED_NUMBERS
+from analyses.registry import HEAD_NUMBERS, PICKED_NUMBERS
 from analyses.vocabulary import HeadNumber
 from dashboard import graphs
 from dashboard.data import Array, StudyFacts, Summary, members, of_image, predictions, summary

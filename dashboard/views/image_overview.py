@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from dash import Output, dcc, html
 
-from analyses.numbers import HEAD_NUMBERS, IMAGE_NUMBERS
+from analyses.registry import HEAD_NUMBERS, IMAGE_NUMBERS
 from analyses.vocabulary import METRICS
 from dashboard import access, graphs, pictures
 from dashboard.data import (

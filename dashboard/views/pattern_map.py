@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from flask import Response, abort, request
 
-from analyses.numbers import HEAD_NUMBERS
+from analyses.registry import HEAD_NUMBERS
 from analyses.vocabulary import MAPS, MIXED
 from dashboard import graphs
 from dashboard.data import Array, Shelf, StudyFacts, facts, indices_of, large, of_image, read, table
