@@ -5,7 +5,7 @@ Writer, reader, tests and docs/store.md follow these rows.
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,12 @@ GATHERED_CHUNK_BYTES = 8_000_000
 
 # Every array that a study can have, in the order of docs/store.md.
 SCHEMA = ARRAYS
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of arrays in the order of the table; then, sorted, those that it does not have."""
+    there = set(names)
+    return [*(name for name in SCHEMA if name in there), *sorted(there - SCHEMA.keys())]
 
 
 def all_sizes(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -16,12 +16,12 @@ import zarr
 from zarr.types import AnyArray
 
 from analyses.arrays import ArraySpec
-from store import paths, rebuild, schema
+from store import paths, rebuild
 from store.errors import DamagedError, LeftOutError, NewerSchemaError, StoreError, StudyNotFoundError
 from store.lock import StudyLock
 from store.manifest import Manifest
 from store.objects import PublishedStore, asked, fault
-from store.schema import SCHEMA
+from store.schema import SCHEMA, in_order, row_of
 
 Array = npt.NDArray[Any]
 
@@ -77,19 +77,13 @@ class Study:
 
     @property
     def arrays(self) -> list[str]:
-        """Names of the arrays, in the order of the table."""
-        return list(self.specs)
+        """Names of the arrays, in the order of the table; then those of other versions, which it does not name."""
+        return in_order(self._arrays)
 
     @cached_property
     def specs(self) -> dict[str, ArraySpec]:
-        """The row of each array by name, in the order of the table.
-
-        Last come arrays that the table does not have, of a package that is not installed here: what they say of
-        themselves is their row.
-        """
-        known = {name: row for name, row in SCHEMA.items() if name in self._arrays}
-        others = sorted(self._arrays.keys() - known.keys())
-        return known | {name: schema.row_of(self._arrays[name]) for name in others}
+        """The row of each array by name; of one that the table does not have, what it says of itself."""
+        return {name: SCHEMA.get(name) or row_of(self._arrays[name]) for name in self.arrays}
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -97,8 +91,18 @@ class Study:
         return {
             dim: size
             for name in self.arrays
-            for dim, size in zip(self.specs[name].dims, self._arrays[name].shape, strict=True)
+            for dim, size in zip(self.dims(name), self._arrays[name].shape, strict=True)
+            if dim is not None
         }
+
+    def dims(self, name: str) -> tuple[str | None, ...]:
+        """Dimension names of an array, by its own metadata; None for a dimension that they do not name.
+
+        Raises:
+            LeftOutError, KeyError: As study[name].
+        """
+        array = self[name]
+        return getattr(array.metadata, "dimension_names", None) or (None,) * array.ndim
 
     def read(self, name: str, *index: Any) -> Array:
         """`study[name][index]` in memory: the exact values that were published.
@@ -113,7 +117,7 @@ class Study:
             IndexError: A number is outside its dimension; the message gives the range.
         """
         array = self[name]
-        for dim, size, wanted in zip(self.specs[name].dims, array.shape, index, strict=False):
+        for dim, size, wanted in zip(self.dims(name), array.shape, index, strict=False):
             if isinstance(wanted, int | np.integer) and not -size <= wanted < size:
                 raise self._outside(dim, int(wanted), size)
         if any(isinstance(wanted, list | np.ndarray) for wanted in index):
@@ -264,7 +268,7 @@ class Study:
         if reason is not None:
             raise LeftOutError(f"{name} is not in study {self.name}: {reason}")
 
-    def _outside(self, dim: str, wanted: int, size: int) -> IndexError:
+    def _outside(self, dim: str | None, wanted: int, size: int) -> IndexError:
         owner = self.attrs["model"]["name"] if dim in ("layer", "head") else f"study {self.name}"
         return IndexError(f"{dim} {wanted} is not in {owner}, which has {dim}s 0 to {size - 1}")
 
