@@ -23,20 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from jobs.requests import (
-    INTERPOLATIONS,
-    LEAST_CROP,
-    NAMED_CLASSES,
-    OUTPUTS,
-    POOLS,
-    QUEUES,
-    SKIPPABLE,
-    WEIGHTS,
-    PriceRequest,
-    StudyRequest,
-    channels,
-    key_of,
-)
+from analyses.vocabulary import INTERPOLATIONS, LEAST_CROP, NAMED_CLASSES, OUTPUTS, POOLS, SKIPPABLE, WEIGHTS
+from jobs.requests import QUEUES, PriceRequest, StudyRequest, channels, key_of
 from jobs.work import ENDED, Job, JobNotFoundError
 from store.env_file import tls_problem, write_env
 from store.errors import StoreError, StudyNotFoundError

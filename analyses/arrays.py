@@ -30,7 +30,8 @@ class ArraySpec:
             computed once all images are, and written whole.
         chunking: Name of the rule in store.schema's `chunk_shape` and `object_shape`.
         codec: "zstd", "blosc" (zstd behind a byte shuffle) or "none"; a crc32c follows each.
-        title: What the page calls it, if it has one number a head (or a head of each image) and may be picked there.
+        title: What people call it, if it has one number a head, a head of each image, or an image; in the attributes
+            too. The page shows what has a title.
     """
 
     dims: tuple[str, ...]
@@ -53,8 +54,8 @@ class ArraySpec:
     @property
     def attributes(self) -> dict[str, str]:
         """What the array says of itself in its attributes."""
-        attributes = {"doc": self.doc, "unit": self.unit, "equation": self.equation, "computed_by": self.computed_by}
-        return {name: text for name, text in attributes.items() if text}
+        names = ("title", "doc", "unit", "equation", "computed_by")
+        return {name: text for name in names if (text := getattr(self, name))}
 
     @property
     def image_axis(self) -> int | None:

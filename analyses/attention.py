@@ -18,7 +18,7 @@ ANALYSIS = Analysis(
             ),
             unit="probability",
             equation="softmax of Eq. 1",
-            computed_by="precompute.base:base_pass",
+            computed_by="precompute.model:ViT.attention",
             written="unit",
             chunking="head",
             codec="blosc",

@@ -68,7 +68,7 @@ ANALYSIS = Analysis(
             ("layer", "head"),
             "float32",
             "1 - mean correlation, over all pairs of images, of the head's attention between patches.",
-            unit="0 = the same on every image (content-agnostic), 1 = unrelated between images (content-relevant)",
+            unit="0: the same attention on every image; 1: unrelated between images",
             equation="Sec. 6.3.1",
             computed_by="precompute.content:Agreement.relevance",
             chunking="whole",

@@ -13,6 +13,8 @@ from pkgutil import iter_modules
 import analyses
 from analyses.analysis import Analysis
 from analyses.arrays import ArraySpec
+from analyses.numbers import head_numbers, image_numbers, is_of_a_package
+from analyses.vocabulary import METRICS, HeadNumber
 
 GROUP = "headscope.analyses"
 _ORDER = ("start", "pass", "after", "request")
@@ -97,6 +99,12 @@ def _all() -> dict[str, Analysis]:
 ANALYSES: dict[str, Analysis] = _all()
 # Every array that a study can have, by name.
 ARRAYS: dict[str, ArraySpec] = {name: spec for each in ANALYSES.values() for name, spec in each.arrays.items()}
+# Every number of a head that a study can have, and of these what can be picked where a metric is: importance, and the
+# numbers of other packages. Headscope's own others have views of their own.
+HEAD_NUMBERS: dict[str, HeadNumber] = METRICS | head_numbers(ARRAYS)
+PICKED_NUMBERS = {name: each for name, each in HEAD_NUMBERS.items() if name in METRICS or is_of_a_package(name)}
+# Every number of an image that a study can have and that has a title.
+IMAGE_NUMBERS: dict[str, ArraySpec] = image_numbers(ARRAYS)
 
 
 def analysis_of(array: str) -> Analysis:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from analyses.registry import ARRAYS
+from analyses.vocabulary import MODES, Regions
 from benchmarks.measuring import Table, Timed, paired, ratio
 from precompute.analysis import batch_for, of_batch
 from precompute.base import Base, base_pass
@@ -20,7 +21,7 @@ from precompute.importance import importance
 from precompute.metrics import jensen_shannon, probabilities
 from precompute.model import Layer, ViT
 from precompute.patterns import cls_vector, packed, top_mask
-from precompute.pruning import MODES, prune
+from precompute.pruning import prune
 from precompute.strength import hop_entropy, hop_strength
 from workers.memory import keep_freed_memory
 from workers.prepare import unit_size
@@ -176,11 +177,12 @@ def modes_table(models: list[str], rounds: int) -> Table:
 
 
 def _modes(vit: ViT, images: Tensor, base: Base, layer: int, rounds: int) -> dict[str, Timed]:
+    modes = [Regions(each) for each in MODES]
     return paired(
         {
-            "forwards": lambda: [_forward(vit, images) for _ in MODES],
-            "five": lambda: prune(vit, base, [(layer, 0)], MODES[1:]),
-            "four": lambda: prune(vit, base, [(layer, 0)], MODES[2:]),
+            "forwards": lambda: [_forward(vit, images) for _ in modes],
+            "five": lambda: prune(vit, base, [(layer, 0)], modes[1:]),
+            "four": lambda: prune(vit, base, [(layer, 0)], modes[2:]),
         },
         rounds,
     )

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import typer
 
+from analyses.vocabulary import CLS_PATTERNS, METRICS, PATCH_PATTERNS, VECTORS
 from benchmarks.measuring import Table
-from precompute.pattern_names import CLS_PATTERNS, PATCH_PATTERNS
 from store.attempt import Attempt
 from store.manifest import Manifest
 from store.paths import study_path
@@ -31,8 +31,6 @@ CLASSES = 1000
 IMAGES_A_CLASS = 50  # as ImageNet's validation images have
 TOP = 5
 UNIT_IMAGES = 50
-METRICS = ("probability", "jsd", "cls_distance", "patch_distance")
-VECTORS = ("pruned_probability", *METRICS)
 MADE = "this study was made for measuring, not computed"
 LEFT_OUT = ("logits", "cls_vector", "patch_mask", "patch_latent", "autoencoder")
 OF_MASKS = ("object", "object_auc", "cls_object_auc")
@@ -120,7 +118,7 @@ def make_study(folder: Path, images: int, seed: int = 0) -> Manifest:
         "image": np.array([f"class {of:03}/image {number:06}.png" for number, of in enumerate(label)]),
         "image_sha256": np.array([f"{number:064x}" for number in range(images)]),
         "class": np.array([f"class {number:03}" for number in range(CLASSES)]),
-        "metric": np.array(METRICS),
+        "metric": np.array(list(METRICS)),
         "vector": np.array(VECTORS),
         "label": label,
     }

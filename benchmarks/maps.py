@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from analyses.vocabulary import CLS_PATTERNS, PATCH_PATTERNS
 from benchmarks.measuring import Table
 from benchmarks.synthetic import head_attention
 from precompute.map_quality import purity
-from precompute.pattern_names import CLS_PATTERNS, PATCH_PATTERNS
 from precompute.patterns import cls_vector, packed, top_mask
 from precompute.unit import Unit
 from store.attempt import Attempt

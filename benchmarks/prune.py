@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from analyses.vocabulary import MODES
 from benchmarks.measuring import Table, Timed
 from jobs.client import Desk
-from jobs.requests import INTERACTIVE, MODES, PruneRequest, StudyRequest
+from jobs.requests import INTERACTIVE, PruneRequest, StudyRequest
 from jobs.work import ENDED, Job
 from precompute.demo.model import WEIGHTS
 from precompute.demo.pictures import write_picture_set

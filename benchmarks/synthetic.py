@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
+from analyses.vocabulary import CLS_PATTERNS, PATCH_PATTERNS
 from benchmarks.measuring import Table
-from precompute.pattern_names import CLS_PATTERNS, PATCH_PATTERNS, cls_scores, names, patch_scores
+from precompute.pattern_names import cls_scores, names, patch_scores
 
 # Below this, "several" patches beyond the next one have no room.
 LEAST_SIDE = 4

@@ -17,9 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import shapely  # type: ignore[import-untyped]
 
+from analyses.numbers import is_of_a_package
+from analyses.registry import HEAD_NUMBERS, IMAGE_NUMBERS, PICKED_NUMBERS
+from analyses.vocabulary import MAPS
 from dashboard import access
 from dashboard.image_sets import Classes, Condition, Entropy, Ids, Lasso, Prediction, Probability, conditions_of
-from dashboard.selection import MAPS, Facts
+from dashboard.selection import Facts
 from store import pictures
 from store.errors import StoreError, StudyNotFoundError
 from store.manifest import Manifest
@@ -168,28 +171,25 @@ def facts(study: Study) -> StudyFacts:
         image_ids=study.image_ids,
         metrics=tuple(study.metrics),
         colours=_colours(study),
-        maps=tuple(name for name in MAPS if map_array(name) in study) or MAPS[:1],
+        maps=tuple(name for name, of in MAPS.items() if of.layout in study) or (next(iter(MAPS)),),
         vectors=tuple(study.vectors),
         num_classes=study.sizes["class"] if "probability" in study else 0,
         has_labels=study.has_labels,
         interesting=_interesting(study),
+        numbers=tuple(name for name in PICKED_NUMBERS if is_of_a_package(name) and name in study),
     )
 
 
-def map_array(name: str) -> str:
-    """Name of the array with the places of a map's heads, (image, layer, head, xy)."""
-    return f"{name}_layout"
-
-
 def _colours(study: Study) -> tuple[str, ...]:
+    last = ("importance", *(name for name in IMAGE_NUMBERS if name in study))
     if "probability" not in study:
-        return ("plain", "importance")
+        return ("plain", *last)
     if not study.has_labels:
-        return ("probability", "importance")
+        return ("probability", *last)
     label = read(study, "label")
     few = len(np.unique(label[label >= 0])) <= MOST_CLASS_COLOURS
     first = ("class", "probability", "prediction") if few else ("probability", "class", "prediction")
-    return (*first, "importance")
+    return (*first, *last)
 
 
 def _interesting(study: Study) -> tuple[int, int, str | None]:
@@ -249,8 +249,12 @@ def large(study: Study, name: str) -> Array:
 
 @lru_cache(maxsize=TABLES_KEPT)
 def table(study: Study, name: str, metric: str | None = None) -> Array:
-    """One number a head of every image, float32 (image, layer, head): an array, or one metric of importance."""
-    return _sealed(study.read(name) if metric is None else study.read(name, study.metric_index(metric)))
+    """One number a head of every image, float32 (image, layer, head): an array, or one metric of importance.
+
+    A number of the whole study is the same on every image.
+    """
+    values = study.read(name) if metric is None else study.read(name, study.metric_index(metric))
+    return _sealed(values if values.ndim > 2 else np.broadcast_to(values, (study.sizes["image"], *values.shape)))
 
 
 @dataclass(frozen=True)
@@ -268,7 +272,13 @@ class Summary:
 
 @lru_cache(maxsize=SETS_KEPT)
 def summary(study: Study, name: str, metric: str | None = None, images: str = "") -> Summary:
-    """Mean and standard deviation over an image set of `name`, (image, layer, head), or of one metric of it."""
+    """Mean and standard deviation over an image set of `name`, (image, layer, head), or of one metric of it.
+
+    A number of the whole study, (layer, head), is its own mean and has no deviation.
+    """
+    if "image" not in study.specs[name].dims:
+        once = table(study, name)[0]
+        return Summary(once, _sealed(np.full(once.shape, np.nan)), _sealed(np.isfinite(once).astype(np.int64)))
     values, inside = table(study, name, metric), members(study, images)
     heads = values.shape[1:]
     count, total, squares = np.zeros(heads), np.zeros(heads), np.zeros(heads)
@@ -319,8 +329,9 @@ def strength_mean(study: Study, images: str = "") -> Array:
 
 
 def per_image(study: Study, metric: str, layer: int, head: int) -> Array:
-    """One head's importance on every image, (image,)."""
-    return np.asarray(table(study, "importance", metric)[:, layer, head])
+    """One number of a head, of HEAD_NUMBERS, on every image, (image,)."""
+    number = HEAD_NUMBERS[metric]
+    return np.asarray(table(study, number.array, number.metric)[:, layer, head])
 
 
 def of_image(study: Study, name: str, image: int, metric: str | None = None) -> Array:

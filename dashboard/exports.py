@@ -17,12 +17,13 @@ import plotly.graph_objects as go
 from flask import Flask, Response, abort, request
 from plotly.io.json import to_json_plotly
 
-from dashboard.about import ABOUT, SOURCE
+from analyses.registry import HEAD_NUMBERS
+from dashboard.about import ABOUT, SOURCE, text_of
 from dashboard.data import Shelf, StudyFacts, facts, indices_of
 from dashboard.image_sets import conditions_of
 from dashboard.selection import Selection, asked_for, resolve
 from dashboard.views.header import chip_words
-from dashboard.words import METRICS, count
+from dashboard.words import count
 from store.errors import StoreError
 
 Columns = Mapping[str, Any]  # columns by name, lists or arrays, all of one length; ids come first
@@ -74,7 +75,7 @@ def caption(known: StudyFacts, chosen: Selection) -> str:
             f"set: {images}" if conditions else f"all {images}",
             f"image {chosen.image}" if chosen.image is not None else "no image selected",
             f"head {chosen.label}",
-            f"metric {METRICS[chosen.metric].label}",
+            f"metric {HEAD_NUMBERS[chosen.metric].title}",
         ]
     )
 
@@ -159,6 +160,16 @@ def over_images(array: str) -> list[str]:
     ]
 
 
+def of_study(array: str) -> list[str]:
+    """The same of an array of (layer, head), which is its own mean and has no deviation."""
+    return [
+        f"values = np.ma.masked_invalid(study.read({array})[None].astype(float))  # one number a head of the study",
+        "mean = values[0].filled(np.nan).ravel()",
+        "layer, head = np.indices(values.shape[1:]).reshape(2, -1)",
+        'numbers = {"layer": layer, "head": head, "mean": mean, "sd": np.full(mean.shape, np.nan)}',
+    ]
+
+
 # --- addresses ---
 
 
@@ -192,7 +203,7 @@ def add_routes(server: Flask, shelf: Shelf, exports: Iterable[Export]) -> None:
     def about(panel: str) -> Response:
         if panel not in ABOUT:
             abort(404, f"nothing is said about {panel[:LONGEST_PART]}; there are {', '.join(ABOUT)}")
-        return Response(f"{ABOUT[panel]}\n{SOURCE}\n", mimetype="text/markdown")
+        return Response(f"{text_of(panel)}\n{SOURCE}\n", mimetype="text/markdown")
 
 
 def _asked(shelf: Shelf, search: str) -> tuple[StudyFacts, Selection]:

@@ -5,26 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from analyses.vocabulary import METRICS, MODES, WHOLE_HEAD, regions_title
 from dashboard.data import Array, StudyFacts, indices_of, of_image, per_image
-from dashboard.selection import WHOLE_HEAD, Selection
-from dashboard.words import METRICS
-from jobs.requests import (
-    CLS_CLS,
-    CLS_PATCHES,
-    MODES,
-    MOST_PRUNE_IMAGES,
-    PATCHES_CLS,
-    PATCHES_PATCHES,
-    PruneRequest,
-)
-
-# The four regions of a head's attention, source → target, as they lie in its matrix.
-REGIONS = {
-    CLS_CLS: "CLS→CLS",
-    CLS_PATCHES: "CLS→patches",
-    PATCHES_CLS: "patches→CLS",
-    PATCHES_PATCHES: "patches→patches",
-}
+from dashboard.selection import Selection
+from jobs.requests import MOST_PRUNE_IMAGES, PruneRequest
 
 # Of a result, what has a row for each set of regions.
 BY_REGIONS = ("probability", "pruned_probability", "jsd", "cls_distance", "patch_distance", "top_after")
@@ -37,9 +21,7 @@ def is_custom(regions: int) -> bool:
 
 def name_of(regions: int, heads: int = 1) -> str:
     """What is switched off, in words."""
-    named = {0: "nothing", WHOLE_HEAD: "whole head" if heads == 1 else "whole heads", 6: "CLS↔patches", 7: "all of CLS"}
-    each = ", ".join(name for bit, name in REGIONS.items() if regions & bit)
-    return f"{named.get(regions, each)} pruned"
+    return f"{regions_title(regions, heads)} pruned"
 
 
 def requests_of(facts: StudyFacts, chosen: Selection) -> list[PruneRequest]:
@@ -138,8 +120,7 @@ class Pruning:
 
     def values(self, metric: str, regions: int) -> Array:
         """Of each image, float64, NaN where there is none: the metric as the curve of all heads shows it."""
-        words = METRICS[metric]
-        return self._rows(metric if words.curve == "importance" else words.curve, regions)
+        return self._rows(METRICS[metric].drawn, regions)
 
     def _rows(self, name: str, regions: int) -> Array:
         rows = self.result.get(name)

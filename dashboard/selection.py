@@ -2,11 +2,12 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 from urllib.parse import parse_qsl, quote, urlencode
 
+from analyses.vocabulary import REGION_SETS, REGION_SETS_WITHOUT_CLS, WHOLE_HEAD
 from dashboard.image_sets import (
     MOST_CORNERS,
     Classes,
@@ -23,15 +24,15 @@ from dashboard.image_sets import (
     without,
 )
 
-# What the image overview can be coloured by; "plain" is for a model without a classifier.
+# What the image overview can be coloured by, besides the numbers that packages have of images; "plain" is for a model
+# without a classifier, and "importance" the number of heads that is picked as `metric`.
 COLOURS = ("class", "probability", "prediction", "importance", "plain")
 
 # Importance as a curve over all heads, or as a grid of layers and heads; and the order of the curve's heads.
 CURVES = ("line", "grid")
 SORTS = ("model", "importance")
 
-# The maps of all heads of all images: by their attention between patches, or from and to CLS.
-MAPS = ("patch", "cls")
+# How the maps of all heads of all images are drawn, and coloured.
 MAP_LOOKS = ("points", "density")
 MAP_COLOURS = ("layer", "pattern", "importance")
 
@@ -52,10 +53,6 @@ PANELS = (
 TABS = ("patterns", "strength")
 THEMES = ("light", "dark")
 
-WHOLE_HEAD = 15  # all four regions of a head's attention, as jobs.requests counts them
-REGION_SETS = tuple(range(16))
-REGION_SETS_WITHOUT_CLS = (0, 8, WHOLE_HEAD)
-
 MOST_IN_BASKET = 32
 LEAST_TOP, MOST_TOP = 0.001, 100.0  # per cent
 
@@ -69,14 +66,14 @@ class Selection:
         images: The image set, as text of conditions (dashboard/image_sets.py); "" is all images.
         image: Id of an image, or None.
         layer, head: The head; there is always one.
-        metric: The importance metric.
+        metric: The number of heads, of analyses.registry.PICKED_NUMBERS: an importance metric, or one of a package.
         colour: What the image overview is coloured by, of COLOURS.
         curve: How importance is drawn, of CURVES.
         sort: The order of the curve's heads, of SORTS.
-        regions: Which regions of the attention are switched off in the predictions that are compared, 0 to 15
-            as jobs.requests counts them.
+        regions: Which regions of the attention are switched off in the predictions that are compared, of
+            vocabulary.REGION_SETS.
         basket: Heads that are pruned together, as "0.4,0.9"; "" is the selected head alone.
-        map: The map of attention patterns, of MAPS.
+        map: The map of attention patterns, of vocabulary.MAPS.
         map_as: How it is drawn, of MAP_LOOKS.
         map_colour: What its heads are coloured by, of MAP_COLOURS.
         token: The token whose attention is shown on the image; None for CLS, or, in a model without CLS, for
@@ -173,7 +170,8 @@ class Facts:
 
     Attributes:
         metrics, colours: That it has; the first is the default.
-        maps: That it has, of MAPS; of a study without any the one whose place says so.
+        numbers: Numbers of heads of packages that it has, which can be picked where a metric is.
+        maps: That it has, of vocabulary.MAPS; of a study without any the one whose place says so.
         vectors: What its images are laid out by.
         num_classes: Of the model's classifier; 0 without one.
         has_labels: Whether any image has a true class.
@@ -193,6 +191,7 @@ class Facts:
     num_classes: int
     has_labels: bool
     interesting: tuple[int, int, str | None]
+    numbers: tuple[str, ...] = field(default=(), kw_only=True)
 
     @cached_property
     def image_indices(self) -> dict[str, int]:
@@ -202,7 +201,7 @@ class Facts:
     def choices(self) -> dict[str, tuple[Any, ...]]:
         """What can be picked by a button, by field of the selection."""
         return {
-            "metric": self.metrics,
+            "metric": (*self.metrics, *self.numbers),
             "colour": self.colours,
             "curve": CURVES,
             "sort": SORTS,
@@ -431,8 +430,8 @@ def with_study(chosen: Selection, facts: Facts) -> Selection:
     if facts.name == chosen.study:
         return chosen
     kept = replace(default(facts), top=chosen.top)
-    for field in facts.choices:
-        kept = with_choice(kept, facts, field, getattr(chosen, field))
+    for name in facts.choices:
+        kept = with_choice(kept, facts, name, getattr(chosen, name))
     return kept
 
 

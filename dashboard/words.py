@@ -1,68 +1,9 @@
-"""How are numbers and metrics called on the page?"""
+"""How are numbers written on the page?"""
 
 import math
-from dataclasses import dataclass
 from datetime import datetime
 
 MINUS = "\u2212"
-
-
-@dataclass(frozen=True)
-class MetricWords:
-    """One importance metric.
-
-    Attributes:
-        label: On buttons and in tables.
-        axis: What is measured, for axes and colour bars.
-        reading: How to read a higher or lower value.
-        curve: The array that the curve shows, of store.schema.
-        curve_axis, curve_reading: The same for the curve.
-        signed: Whether zero is in the middle of the scale.
-    """
-
-    label: str
-    axis: str
-    reading: str
-    curve: str
-    curve_axis: str
-    curve_reading: str
-    signed: bool = False
-
-
-def _plain(label: str, axis: str, reading: str) -> MetricWords:
-    return MetricWords(label, axis, reading, "importance", axis, reading)
-
-
-METRICS = {
-    "probability": MetricWords(
-        "Probability",
-        "drop of P(target)",
-        "P(target) lost when a head is pruned.",
-        # The paper plots the probability that is left, as more intuitive than the difference (Sec. 5.2.4).
-        "pruned_probability",
-        "P(target), head pruned",
-        "P(target) with one head pruned; low: it matters.",
-        signed=True,
-    ),
-    "jsd": _plain("JSD", "JSD, bits", "How far one head's pruning moves the prediction; high: it matters."),
-    "cls_distance": _plain(
-        "CLS distance",
-        "cosine distance",
-        "How far one head's pruning turns its layer's output for CLS; high: it matters.",
-    ),
-    "patch_distance": _plain(
-        "Patch distance",
-        "cosine distance",
-        "How far one head's pruning turns its layer's output for patches; high: it matters.",
-    ),
-}
-
-# What else is known of a head on each image, by array.
-QUANTITIES = {"entropy": "Entropy", "object_auc": "Object AUC", "cls_object_auc": "CLS object AUC"}
-
-# The maps of attention patterns, and what a head with no one pattern is called.
-MAP_NAMES = {"patch": "patches", "cls": "CLS"}
-MIXED = "mixed"
 
 
 def number(value: float) -> str:

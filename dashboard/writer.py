@@ -23,6 +23,8 @@ from dashboard.drawing import SCRIPTED, TOLD, Drawing, anew, sent
 from dashboard.image_sets import corners_of
 from dashboard.routes import pictures_url
 from dashboard.selection import (
+    LEAST_TOP,
+    MOST_TOP,
     THEMES,
     Selection,
     after_key,
@@ -48,7 +50,7 @@ from dashboard.selection import (
     with_top,
     without_condition,
 )
-from dashboard.views import head_importance, header, image_overview, pattern_map
+from dashboard.views import head_attention, head_importance, header, image_overview, pattern_map
 from dashboard.views.choice import Reasons
 from store.errors import StoreError
 from store.study import Study
@@ -242,7 +244,12 @@ def told(known: StudyFacts, chosen: Selection) -> dict[str, Any]:
 
 @lru_cache(maxsize=STUDIES_OPEN)
 def facts_told(study: Study) -> dict[str, Any]:
-    """Of a study, what scripts need; `lacks` says why it does not have some values, by field and value."""
+    """Of a study, what scripts need, in plain JSON.
+
+    Returns:
+        histogram, top: Bins of attention and where their axis ends; the least and the most that is shown, in per cent.
+        lacks: Why it does not have some values, by field and value.
+    """
     known = facts(study)
     return {
         "name": known.name,
@@ -256,6 +263,8 @@ def facts_told(study: Study) -> dict[str, Any]:
         "aspect": study.sizes["x"] / study.sizes["y"],
         "small": study.sizes["y"],
         "images": len(known.image_ids),
+        "histogram": {"bins": head_attention.BINS, "least": head_attention.LEAST},
+        "top": [LEAST_TOP, MOST_TOP],
         "lacks": {field: dict(reasons(known)) for field, reasons in LACKS.items()},
     }
 

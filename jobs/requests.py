@@ -9,29 +9,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from analyses.registry import ANALYSES
+from analyses.vocabulary import MODES
 from jobs.work import Step
-
-# What a study can do without, by the name that --skip takes.
-SKIPPABLE = tuple(dict.fromkeys(each.skipped_by for each in ANALYSES.values() if each.skipped_by is not None))
-
-# Sets of classes that --classes takes by name: timm has their names and WordNet ids.
-NAMED_CLASSES = ("imagenet-1k", "imagenet-12k", "imagenet-21k-miil", "imagenet-21k-goog", "imagenet-22k")
-# What may be said of a model where no file says it.
-POOLS = ("token", "avg", "avgmax", "max", "map")
-OUTPUTS = ("auto", "classes", "other")
-WEIGHTS = ("auto", "ema", "plain")
-INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
-LEAST_CROP = 0.1  # share of a resized picture's side
 
 # The two queues, each with its own processes: what a person waits for does not wait behind studies.
 INTERACTIVE, BULK = "interactive", "bulk"
 QUEUES = (INTERACTIVE, BULK)
-
-# The sixteen sets of regions of an attention matrix (query → key), as sums of these.
-CLS_CLS, CLS_PATCHES, PATCHES_CLS, PATCHES_PATCHES = 1, 2, 4, 8
-# The six modes of the paper's Fig. 4B, by number: none, all, patches alone, CLS alone, the crossings, all of CLS.
-MODES = (0, 15, 8, 1, 6, 7)
 
 # The unit of a pruning that comes after its images.
 SUM_UP = "sum up"
@@ -52,14 +35,14 @@ class StudyRequest:
         checkpoint: Weights; without it timm's own from the hub.
         random_weights: Weights drawn from `seed` instead of trained ones.
         image_size: Pixels as (height, width); by default the model's own.
-        weights: Of WEIGHTS: which of two sets of weights that a checkpoint has.
-        pool: Of POOLS: how the head reads the tokens, where no file says it.
-        outputs: Of OUTPUTS: whether the outputs are classes of which one is true of an image.
+        weights: Of vocabulary.WEIGHTS: which of two sets of weights that a checkpoint has.
+        pool: Of vocabulary.POOLS: how the head reads the tokens, where no file says it.
+        outputs: Of vocabulary.OUTPUTS: whether the outputs are classes of which one is true of an image.
         mean: By which pixels of 0 to 1 are normalised, of red, green and blue, where no file says it.
         std: As `mean`.
         crop_pct: Share of the resized picture's side that is cropped from its middle.
-        interpolation: Of INTERPOLATIONS: how pictures are resized.
-        classes: File with the model's class names, or one of NAMED_CLASSES.
+        interpolation: Of vocabulary.INTERPOLATIONS: how pictures are resized.
+        classes: File with the model's class names, or one of vocabulary.NAMED_CLASSES.
         label_map: CSV of label,class, where the labels are not the model's names.
         no_labels: The folders are not labels, or not of the model's classes.
         per_class: Only the first so many images of each class.
@@ -67,7 +50,7 @@ class StudyRequest:
         device: "auto", "cpu" or "cuda".
         seed: Of layouts, of the autoencoder, and of random weights.
         masks: A folder with a mask of the object for each image, or for some.
-        skip: Of SKIPPABLE: left out for now; the same request without it adds what is missing.
+        skip: Of vocabulary.SKIPPABLE: left out for now; the same request without it adds what is missing.
     """
 
     model: str
@@ -129,7 +112,7 @@ class PruneRequest:
         content: Content hash of its manifest: another content is another question.
         images: Ids of images, in the study's order.
         heads: As (layer, head), sorted; all are switched off at once.
-        regions: Sets of regions, each 0 to 15 as a sum of CLS_CLS …; each is a variant of its own.
+        regions: Sets of regions, each 0 to 15 as a sum of the bits of vocabulary.REGIONS; each is a variant of its own.
     """
 
     study: str

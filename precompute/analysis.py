@@ -13,6 +13,7 @@ from torch import Tensor
 
 from analyses.analysis import Analysis, resolve
 from analyses.registry import ANALYSES, ARRAYS
+from analyses.vocabulary import METRICS
 from precompute.base import Base, base_pass
 from precompute.importance import importance
 from precompute.metrics import probabilities
@@ -20,9 +21,6 @@ from precompute.model import Layer, ViT
 from precompute.preprocess import thumbnail, thumbnail_size
 
 T = TypeVar("T")
-
-METRICS = ("probability", "jsd", "cls_distance", "patch_distance")
-METRIC_NEEDS = {"probability": "classifier", "jsd": "classifier", "cls_distance": "cls"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def lacks(vit: ViT) -> dict[str, str]:
 def left_out(vit: ViT) -> dict[str, str]:
     """Arrays and metrics that the model cannot have, each with the reason."""
     reasons = lacks(vit)
-    needs: dict[str, tuple[str, ...]] = {metric: (need,) for metric, need in METRIC_NEEDS.items()}
+    needs = {metric: number.needs for metric, number in METRICS.items()}
     for analysis in ANALYSES.values():
         needs |= {name: (*analysis.needs, *spec.needs) for name, spec in analysis.arrays.items()}
     missing = {name: [reasons[need] for need in of if need in reasons] for name, of in needs.items()}

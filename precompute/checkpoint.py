@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from analyses.vocabulary import WEIGHTS
 from precompute import checkpoint_child as child
 from precompute.errors import ModelError
 
-WEIGHTS = ("auto", "ema", "plain")
 PROGRAM = Path(child.__file__)
 
 # A ViT-B of 346 MB takes 0.5 s. The wall's limit is for slow disks, and for processes that give way to others.

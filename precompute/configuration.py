@@ -13,15 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from analyses.vocabulary import INTERPOLATIONS, LEAST_CROP, POOLS
 from precompute.errors import ModelError
 
 MODEL_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
-LEAST_CROP = 0.1  # share of the resized side: a tenth means resizing to ten times the input
 MOST_BYTES = 16 << 20  # the 21,843 names of ImageNet-21k with their descriptions take 2 MB
 
-INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
 CROP_MODES = ("center", "squash", "border")
-POOLS = ("token", "avg", "avgmax", "max", "map")
 
 # Pillow's numbers of resampling filters, which Hugging Face writes down.
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}

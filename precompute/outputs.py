@@ -14,13 +14,10 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
 from torch.nn import functional as F
 
+from analyses.vocabulary import NAMED_CLASSES
 from precompute.configuration import Configuration
 from precompute.errors import ModelError
 
-# What a person may say that the outputs are.
-SAID = ("auto", "classes", "other")
-# Sets of classes that can be named in place of a file of names: timm has their names and WordNet ids.
-NAMED_CLASSES = ("imagenet-1k", "imagenet-12k", "imagenet-21k-miil", "imagenet-21k-goog", "imagenet-22k")
 _BAMBOO = 115_217  # classes of bamboo's labels, which timm does not have
 
 
@@ -109,7 +106,7 @@ def outputs_as_said(said: str, num_outputs: int, num_names: int | None, name: st
     """What a person says that the outputs are; None where nothing is said.
 
     Args:
-        said: One of SAID.
+        said: One of vocabulary.OUTPUTS.
         num_names: How many class names were given; None if none were.
     Raises:
         ModelError: It cannot be.

@@ -14,27 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from analyses.vocabulary import CLS_PATTERNS, PATCH_PATTERNS
 from precompute.content import Agreement
 from precompute.unit import Arrays, Attrs, Part, Unit, side_by_side
-
-# Fig. 13 A–M.
-PATCH_PATTERNS = (
-    "self",
-    "left",
-    "right",
-    "above",
-    "below",
-    "several above",
-    "several below",
-    "several above and below",
-    "mirrored",
-    "row before",
-    "row after",
-    "vertical",
-    "block",
-)
-# Fig. 12 P, Q, R.
-CLS_PATTERNS = ("CLS→CLS", "patches→CLS", "CLS→few patches")
 
 # A name needs this score. On a 14×14 grid noise reaches 0.03 and attention that only blurs with distance 0.12; on
 # DeiT-tiny's photos diagonals, columns and blocks are plain to the eye from about here.

@@ -18,7 +18,8 @@ from timm.data import resolve_model_data_config
 from timm.models import get_arch_pretrained_cfgs
 from torch import Tensor, nn
 
-from precompute.configuration import POOLS, Configuration, configuration_beside
+from analyses.vocabulary import POOLS
+from precompute.configuration import Configuration, configuration_beside
 from precompute.errors import ModelError
 from precompute.names import missing_classifier, supported_names
 from precompute.outputs import (

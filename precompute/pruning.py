@@ -9,39 +9,15 @@ together mean.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from enum import Flag, auto
 
 import torch
 from torch import Tensor
 
+from analyses.vocabulary import REGION_SETS_WITHOUT_CLS, Regions
 from precompute.base import Base, logits_from
 from precompute.importance import ZDistances, z_distances
 from precompute.metrics import jensen_shannon, probabilities
 from precompute.model import ViT
-
-
-class Regions(Flag):
-    """Parts of a head's attention matrix, source → target (query → key)."""
-
-    NONE = 0
-    CLS_CLS = auto()
-    CLS_PATCHES = auto()
-    PATCHES_CLS = auto()
-    PATCHES_PATCHES = auto()
-    CROSSING = CLS_PATCHES | PATCHES_CLS
-    CLS_RELATED = CLS_CLS | CROSSING
-    ALL = CLS_RELATED | PATCHES_PATCHES
-
-
-# The six modes of Fig. 4B, by number.
-MODES = (
-    Regions.NONE,
-    Regions.ALL,
-    Regions.PATCHES_PATCHES,
-    Regions.CLS_CLS,
-    Regions.CROSSING,
-    Regions.CLS_RELATED,
-)
 
 
 @dataclass(frozen=True)
@@ -107,7 +83,7 @@ def prune(vit: ViT, base: Base, heads: Collection[tuple[int, int]], regions: Seq
 
 def is_defined(regions: Regions, *, has_cls: bool) -> bool:
     """Whether a model has these regions: without a CLS that is read, it has patches→patches and the whole matrix."""
-    return has_cls or regions in (Regions.NONE, Regions.PATCHES_PATCHES, Regions.ALL)
+    return has_cls or regions.value in REGION_SETS_WITHOUT_CLS
 
 
 def region_mask(vit: ViT, regions: Regions) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.types import AnyArray
 
 from analyses.arrays import ArraySpec
 from analyses.registry import ARRAYS
@@ -106,6 +107,16 @@ def creation(spec: ArraySpec, sizes: Mapping[str, int], unit_images: int) -> dic
         "chunk_key_encoding": {"name": "default", "separator": "."},
         "config": {"write_empty_chunks": True},  # so that an object which is not there is always damage
     }
+
+
+def row_of(array: AnyArray) -> ArraySpec:
+    """The row of an array that the table lacks, from its own metadata; a dimension without a name has a number."""
+    names = getattr(array.metadata, "dimension_names", None) or [None] * array.ndim
+    doc, unit, equation, computed_by, title = (
+        str(array.attrs.get(name, "")) for name in ("doc", "unit", "equation", "computed_by", "title")
+    )
+    dims = tuple(name or f"dim_{axis}" for axis, name in enumerate(names))
+    return ArraySpec(dims, str(array.dtype), doc, unit, equation, computed_by, title=title)
 
 
 def object_key(name: str, cell: tuple[int, ...]) -> str:

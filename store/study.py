@@ -15,12 +15,13 @@ import numpy.typing as npt
 import zarr
 from zarr.types import AnyArray
 
+from analyses.arrays import ArraySpec
 from store import paths, rebuild
 from store.errors import DamagedError, LeftOutError, NewerSchemaError, StoreError, StudyNotFoundError
 from store.lock import StudyLock
 from store.manifest import Manifest
 from store.objects import PublishedStore, asked, fault
-from store.schema import in_order
+from store.schema import SCHEMA, in_order, row_of
 
 Array = npt.NDArray[Any]
 
@@ -78,6 +79,11 @@ class Study:
     def arrays(self) -> list[str]:
         """Names of the arrays, in the order of the table; then those of other versions, which it does not name."""
         return in_order(self._arrays)
+
+    @cached_property
+    def specs(self) -> dict[str, ArraySpec]:
+        """The row of each array by name; of one that the table does not have, what it says of itself."""
+        return {name: SCHEMA.get(name) or row_of(self._arrays[name]) for name in self.arrays}
 
     @cached_property
     def sizes(self) -> dict[str, int]:

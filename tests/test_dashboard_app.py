@@ -20,6 +20,7 @@ from dash._utils import to_json
 from dash.development.base_component import Component
 from PIL import Image
 
+from analyses.vocabulary import METRICS
 from dashboard import routes, writer
 from dashboard.app import ASSETS, DRAWINGS, create_app, create_server, room_for_connections
 from dashboard.data import Shelf, StudyFacts, facts, large, per_image, predictions, read, summary, table
@@ -35,7 +36,6 @@ from dashboard.views import (
     image_overview,
     pattern_map,
 )
-from dashboard.words import METRICS
 from store.errors import StudyNotFoundError
 from store.paths import manifest_path
 from store.settings import Settings

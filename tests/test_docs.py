@@ -9,7 +9,7 @@ import pytest
 import typer.main
 
 import headscope
-from precompute.analysis import METRICS
+from analyses.vocabulary import METRICS
 from store.schema import SCHEMA
 from store.settings import Settings
 from tests.studies import write_tiny_study

@@ -5,7 +5,6 @@ import pytest
 
 from jobs import requests as jobs
 from jobs.requests import PriceRequest, PruneRequest, StudyRequest, UploadRequest
-from precompute import pruning
 
 STUDY = StudyRequest("deit_tiny_patch16_224", Path("/photos"), image_size=(224, 336), skip=frozenset({"patterns"}))
 PRUNE = PruneRequest("demo", "abc", ("a", "b"), ((0, 1), (2, 0)))
@@ -61,12 +60,6 @@ def test_a_pruning_of_many_images_is_cut_and_summed_up():
     assert [step.name for step in steps] == ["images 0 to 3", "images 4 to 7", "images 8 to 9", "sum up"]
     assert [(step.phase, step.number) for step in steps] == [(0, 0), (0, 1), (0, 2), (1, 0)]
     assert len(jobs.steps_of(replace(many, images=many.images[:4]))) == 1
-
-
-def test_regions_and_modes_are_those_that_are_computed():
-    assert tuple(regions.value for regions in pruning.MODES) == jobs.MODES
-    for name in ("CLS_CLS", "CLS_PATCHES", "PATCHES_CLS", "PATCHES_PATCHES"):
-        assert getattr(jobs, name) == pruning.Regions[name].value
 
 
 def test_studies_wait_in_another_queue_than_what_a_person_waits_for():

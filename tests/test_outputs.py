@@ -6,18 +6,16 @@ import torch
 from timm.models import get_arch_pretrained_cfgs
 from timm.models.vision_transformer import VisionTransformer
 
-from jobs import requests as jobs
+from analyses.vocabulary import NAMED_CLASSES
 from precompute import analysis
 from precompute.base import base_pass
 from precompute.certificate import certify
-from precompute.configuration import INTERPOLATIONS, POOLS, Configuration
+from precompute.configuration import Configuration
 from precompute.errors import ModelError
 from precompute.importance import importance
 from precompute.model import ViT
 from precompute.names import supported_names
 from precompute.outputs import (
-    NAMED_CLASSES,
-    SAID,
     Outputs,
     named_classes,
     outputs_as_said,
@@ -49,8 +47,6 @@ def test_of_all_of_timms_weights_the_number_of_outputs_tells_classes_from_embedd
 
 
 def test_the_sets_of_classes_that_can_be_named_are_timms_and_are_known_by_their_size():
-    assert jobs.NAMED_CLASSES == NAMED_CLASSES
-    assert (jobs.OUTPUTS, jobs.POOLS, jobs.INTERPOLATIONS) == (SAID, POOLS, INTERPOLATIONS)
     for which in NAMED_CLASSES:
         names, wnids = named_classes(which)
         assert len(names) == len(wnids) and subset_of(len(names)) == which

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from analyses.vocabulary import CLS_PATTERNS, PATCH_PATTERNS
 from benchmarks.synthetic import confusion, confusion_table, head_attention, patch_attention
 from precompute import pattern_names as module
-from precompute.pattern_names import CLS_PATTERNS, PATCH_PATTERNS, cls_scores, names, patch_scores
+from precompute.pattern_names import cls_scores, names, patch_scores
 
 SELF, LEFT, RIGHT, ABOVE, BELOW, MANY_ABOVE, MANY_BELOW, BOTH, MIRRORED, BEFORE, AFTER, VERTICAL, BLOCK = range(13)
 GRIDS = [(1, 1), (1, 2), (2, 1), (1, 7), (5, 1), (2, 2), (2, 5), (3, 3), (4, 3), (6, 8)]

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from analyses.vocabulary import METRICS, Regions
 from benchmarks.studies import DEIT_TINY, VARIABLE, photo_study, real_folder, real_photos
 from jobs import requests as jobs
 from jobs.requests import PruneRequest, StudyRequest, checked, key_of, steps_of, to_json
 from jobs.work import CancelledError, Lease
-from precompute.analysis import METRICS
 from precompute.base import base_pass
 from precompute.demo.model import WEIGHTS
-from precompute.pruning import Regions, prune
+from precompute.pruning import prune
 from precompute.weights import open_model
 from store.settings import Settings
 from store.study import open_published

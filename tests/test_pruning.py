@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from analyses.vocabulary import MODES, Regions
 from precompute.base import base_pass
 from precompute.importance import importance
-from precompute.pruning import MODES, Regions, prune, region_mask
+from precompute.pruning import prune, region_mask
 from tests import reference
 from tests.models import ARCHITECTURES, small_vit, some_pixels
 
@@ -46,7 +47,9 @@ def test_all_sixteen_subsets_of_one_head_equal_forwards_with_them_zeroed(archite
 
 @pytest.mark.parametrize("architecture", WITH_CLS)
 def test_a_set_of_heads_over_several_layers_equals_a_forward_with_all_of_them_zeroed(architecture):
-    check_against_forwards(small_vit(architecture), [(0, 0), (0, 2), (1, 1), (2, 0), (2, 1)], MODES)
+    check_against_forwards(
+        small_vit(architecture), [(0, 0), (0, 2), (1, 1), (2, 0), (2, 1)], [Regions(each) for each in MODES]
+    )
 
 
 @pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a not in WITH_CLS and a != "rms_norm"])

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dashboard.pruned import REGIONS, name_of
-from jobs.requests import MODES
+from analyses.vocabulary import MODES, REGIONS
+from dashboard.pruned import name_of
 from store.settings import Settings
 from tests.browsing import expect_address, needs_chromium, opened, playwright, served
 from tests.fake_desk import FakeDesk

@@ -13,9 +13,10 @@ from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 from werkzeug.exceptions import BadRequest
 
+from analyses.vocabulary import MODES, REGIONS
 from dashboard.app import create_app
 from dashboard.data import Shelf, StudyFacts, facts, of_image, per_image
-from dashboard.pruned import REGIONS, Effect, Pruning, images_of, is_custom, name_of, requests_of
+from dashboard.pruned import Effect, Pruning, images_of, is_custom, name_of, requests_of
 from dashboard.selection import Selection, default
 from dashboard.views import pruning, pruning_export
 from dashboard.views.pruning import (
@@ -33,7 +34,7 @@ from dashboard.views.pruning import (
 )
 from dashboard.words import percent
 from jobs.database import LedgerUnavailableError
-from jobs.requests import BULK, MODES, MOST_PRUNE_IMAGES, checked, key_of, to_json
+from jobs.requests import BULK, MOST_PRUNE_IMAGES, checked, key_of, to_json
 from jobs.work import WorkerSeen
 from store.errors import StoreError
 from store.settings import Settings

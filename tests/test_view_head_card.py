@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analyses.vocabulary import MAPS
 from dashboard.data import Shelf, StudyFacts, Summary, facts
 from dashboard.selection import Selection, default
 from dashboard.views import head_card
@@ -138,17 +139,17 @@ def test_a_pattern_is_said_with_its_score_and_how_often_the_head_has_it():
     assert Named(None, NAN, 0.4).said()[0].children == "mixed"
 
 
-@pytest.mark.parametrize("lead", ["", "cls_"])
-def test_shares_are_over_the_images_of_the_set(known: StudyFacts, chosen: Selection, lead: str):
+@pytest.mark.parametrize("part", MAPS)
+def test_shares_are_over_the_images_of_the_set(known: StudyFacts, chosen: Selection, part: str):
     study, inside = known.study, in_set(known)
-    names = study.read(f"{lead}pattern_name")[:, 1, 0]
-    words = [*map(str, study.read(f"{lead}pattern"))]
+    names = study.read(MAPS[part].pattern)[:, 1, 0]
+    words = [*map(str, study.read(MAPS[part].patterns))]
     for images, there in (("", np.full(len(names), True)), (IN_SET, inside)):
-        here = Named.of(known, replace(chosen, images=images), lead)
+        here = Named.of(known, replace(chosen, images=images), MAPS[part])
         own = names[2]
         assert here.name == (words[own] if own >= 0 else None)
         assert here.share == pytest.approx((names[there] == own).mean())
-        most = Named.of(known, replace(chosen, images=images, image=None), lead)
+        most = Named.of(known, replace(chosen, images=images, image=None), MAPS[part])
         counts = np.bincount(names[there] + 1)
         assert most.share == pytest.approx(counts.max() / there.sum())
         assert np.isnan(most.score)

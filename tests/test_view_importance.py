@@ -10,12 +10,13 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from analyses.vocabulary import METRICS
 from dashboard.data import Shelf, StudyFacts, Summary, facts
 from dashboard.selection import Selection, default
 from dashboard.theme import DARK, LIGHT, Palette
 from dashboard.views import head_importance
 from dashboard.views.head_importance import Heads
-from dashboard.words import METRICS, number, ordinal
+from dashboard.words import number, ordinal
 from store.errors import DamagedError
 from tests.studies import compute, tiny_study
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.requests import NAMED_CLASSES, StudyRequest
+from analyses.vocabulary import CLS_PATTERNS, NAMED_CLASSES, PATCH_PATTERNS
+from jobs.requests import StudyRequest
 from precompute import analysis
 from precompute.autoencoder import LATENT, num_parameters
 from precompute.certificate import certify
@@ -26,7 +27,6 @@ from precompute.importance import TOP
 from precompute.model import ViT
 from precompute.names import check_name
 from precompute.outputs import named_classes, subset_of
-from precompute.pattern_names import CLS_PATTERNS, PATCH_PATTERNS
 from precompute.preprocess import seen_by, thumbnail_size
 from precompute.provenance import PREPROCESSING, Choices
 from precompute.weights import Weights, open_model

@@ -18,17 +18,8 @@ import torch
 import zarr
 from zarr.storage import MemoryStore
 
-from jobs.requests import (
-    INTERPOLATIONS,
-    LEAST_CROP,
-    OUTPUTS,
-    POOLS,
-    SKIPPABLE,
-    WEIGHTS,
-    PriceRequest,
-    StudyRequest,
-    from_json,
-)
+from analyses.vocabulary import INTERPOLATIONS, LEAST_CROP, OUTPUTS, POOLS, SKIPPABLE, WEIGHTS
+from jobs.requests import PriceRequest, StudyRequest, from_json
 from jobs.work import Lease
 from precompute.analysis import batch_for, exact_float32, left_out, of_batch
 from precompute.certificate import certify

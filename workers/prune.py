@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from analyses.vocabulary import METRICS, Regions
 from jobs.requests import SUM_UP, ImageRequest, PruneRequest, from_json
 from jobs.work import Lease
-from precompute.analysis import METRICS, batch_for, exact_float32, unless_out_of_memory
+from precompute.analysis import batch_for, exact_float32, unless_out_of_memory
 from precompute.base import Base, base_pass
 from precompute.importance import TOP
 from precompute.metrics import probabilities
 from precompute.model import ViT
-from precompute.pruning import Pruned, Regions, is_defined, prune
+from precompute.pruning import Pruned, is_defined, prune
 from store import paths
 from store.errors import StoreError
 from store.settings import Settings

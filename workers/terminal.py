@@ -24,6 +24,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from analyses.numbers import head_numbers, image_numbers
+from analyses.registry import ARRAYS, PROBLEMS
 from jobs.work import ENDED, Job
 from store.made import how_it_was_made, questions
 from store.study import Study
@@ -175,8 +177,31 @@ def facts(study: Study) -> dict[str, Any]:
         "run": manifest.run,
         "arrays": {name: list(study[name].shape) for name in study.arrays},
         "attention_source": study.attention_source,
+        "numbers": titled_numbers(study),
+        "packages_left_out": dict(PROBLEMS),
         **study.attrs,
     }
+
+
+def titled_numbers(study: Study) -> list[dict[str, Any]]:
+    """The arrays with one number a head, or an image, and a title, in plain JSON.
+
+    Returns:
+        Of each its name, dimensions and attributes; `installed`: whether its package is, so that it can be picked.
+    """
+    found = head_numbers(study.specs).keys() | image_numbers(study.specs).keys()
+    return [
+        {"name": name, "dims": list(row.dims), **row.attributes, "installed": name in ARRAYS}
+        for name, row in study.specs.items()
+        if name in found
+    ]
+
+
+def number_line(told: dict[str, Any]) -> str:
+    """As "Sharpness, by image, layer, head: 1/tokens to 1"."""
+    unit = f": {told['unit']}" if "unit" in told else ""
+    absent = "" if told["installed"] else "; its package is not installed here, so the page cannot pick it"
+    return f"{told['title']}, by {', '.join(told['dims'])}{unit}{absent}"
 
 
 def print_info(study: Study) -> None:
@@ -230,6 +255,10 @@ def print_info(study: Study) -> None:
     if attrs["nonfinite"]["images"]:
         row("NaN or Inf", f"{len(attrs['nonfinite']['images'])} images: {attrs['nonfinite']['values']}")
     row("attention", f"{study.attention_source}")
+    for told in titled_numbers(study):
+        row(escape(told["name"]), escape(number_line(told)))
+    for name, why in PROBLEMS.items():
+        row("[yellow]package left out[/]", escape(f"{name}: {why}"))
     for name, told in attrs.get("maps", {}).items():
         if told["trustworthiness"] is None:
             row(f"{name} map", "too few heads to tell what it is worth")

@@ -4,7 +4,6 @@ window.headAttention = window.headAttention || {};
 (() => {
     const KEPT = 12; // heads, in memory: 38,809 values and their order are 0.2 MB
     const REACH = 40; // px from an axis, in which the pointer means its tokens
-    const LEAST_TOP = 0.001, MOST_TOP = 100; // per cent, as the selection takes it
     const STEP = 1.1; // of an arrow key, by which the shown share changes
     const MOST_STROKES = 20_000; // lines of an exported picture
 
@@ -299,7 +298,8 @@ window.headAttention = window.headAttention || {};
     const shareText = share => (share >= 10 ? share.toFixed(1) : share >= 0.1 ? share.toFixed(2) : headscope.number(share)).replace(/(\.\d)0$/, "$1");
 
     function cutAt(share) {
-        top = Number(Math.min(MOST_TOP, Math.max(LEAST_TOP, share)).toPrecision(4));
+        const [least, most] = headscope.facts.top;
+        top = Number(Math.min(most, Math.max(least, share)).toPrecision(4));
         soon("cut");
     }
 
@@ -333,8 +333,8 @@ window.headAttention = window.headAttention || {};
             ArrowDown: () => top * STEP,
             PageUp: () => top / 2,
             PageDown: () => top * 2,
-            Home: () => MOST_TOP,
-            End: () => LEAST_TOP,
+            Home: () => headscope.facts.top[1],
+            End: () => headscope.facts.top[0],
         };
         handle.onkeydown = event => {
             if (head && moves[event.key]) {

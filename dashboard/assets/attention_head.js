@@ -3,8 +3,6 @@
 window.headAttention = window.headAttention || {};
 (() => {
     const FINITE = 0x7c00; // codes of float16 below it are the numbers from 0 on, and a greater code is a greater number
-    const BINS = 60; // of the histogram
-    const LEAST = 1e-6; // where its axis ends: below, float16 has hardly any numbers, and bars would be a comb
 
     /* The number of each code of float16. */
     const NUMBERS = Float32Array.from({length: 0x10000}, (_, code) => {
@@ -17,7 +15,7 @@ window.headAttention = window.headAttention || {};
 
     class Head {
         /* Of the bytes that the server sent, and what `headscope.facts` says of the study. */
-        constructor(bytes, {tokens, prefix, grid, has_cls}) {
+        constructor(bytes, {tokens, prefix, grid, has_cls, histogram}) {
             if (bytes.byteLength !== 2 * tokens ** 2) {
                 throw new Error(`the server sent ${bytes.byteLength} bytes of attention, not ${2 * tokens ** 2}; reload the page`);
             }
@@ -25,7 +23,7 @@ window.headAttention = window.headAttention || {};
             Object.assign(this, {tokens, prefix, grid, has_cls, first: prefix.length});
             this.#sort();
             this.#scale();
-            this.histogram = this.#histogram();
+            this.histogram = this.#histogram(histogram);
         }
 
         /* order: all cells, query · tokens + key, from the strongest. atLeast: of each code, how many are not below it. */
@@ -56,16 +54,17 @@ window.headAttention = window.headAttention || {};
             this.levels = {cls: levels(this.most.cls), patch: levels(this.most.patch)};
         }
 
-        /* How many values are in each of some bins, evenly spaced by log; the first has all that are below it, too. */
-        #histogram() {
+        /* How many values are in each of so many bins, evenly spaced by log; the first has all that are below it, too. Its
+           axis ends at `floor`, or at the least value. */
+        #histogram({bins, least: floor}) {
             const {codes, order, atLeast} = this;
             const most = NUMBERS[codes[order[0]]] || 1;
-            const least = Math.min(Math.max(LEAST, NUMBERS[codes[order.at(-1)]]), most / 1.2);
-            const counts = new Uint32Array(BINS);
+            const least = Math.min(Math.max(floor, NUMBERS[codes[order.at(-1)]]), most / 1.2);
+            const counts = new Uint32Array(bins);
             const place = number => Math.log(number / least) / Math.log(most / least);
             for (let code = 0; code < FINITE; code++) {
-                const bin = Math.floor(BINS * place(Math.max(least, NUMBERS[code])));
-                counts[Math.min(BINS - 1, bin)] += atLeast[code] - atLeast[code + 1];
+                const bin = Math.floor(bins * place(Math.max(least, NUMBERS[code])));
+                counts[Math.min(bins - 1, bin)] += atLeast[code] - atLeast[code + 1];
             }
             return {
                 least,
@@ -170,5 +169,5 @@ window.headAttention = window.headAttention || {};
         }
     }
 
-    Object.assign(window.headAttention, {Head, NUMBERS, BINS});
+    Object.assign(window.headAttention, {Head, NUMBERS});
 })();

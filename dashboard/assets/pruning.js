@@ -5,7 +5,6 @@ window.dash_clientside = window.dash_clientside || {};
     const SOON = 400; // ms; what follows a selection so soon waits until the selections stop for QUIET
     const QUIET = 200;
     const AGAIN = 300;
-    const ALL = 15, PATCHES = 8;
     const NO_CLS = "the model has no class token";
 
     const at = id => document.getElementById(id);
@@ -28,9 +27,9 @@ window.dash_clientside = window.dash_clientside || {};
 
     // --- what it is drawn with ---
 
-    /* Bars, matrix and the place of the predictions. modes: regions of the bars; names: of any regions, when pruned. */
+    /* Bars, matrix and the place of the predictions, of what views/pruning.prunable gives. */
     function build(place) {
-        const {modes, cells: regions, names} = JSON.parse(place.dataset.regions);
+        const {modes, cells: regions, names, without_cls: withoutCls} = JSON.parse(place.dataset.regions);
         const kind = name => name.toLowerCase().replace("→", "-");
         const hatched = () => regions.map(([bit, name]) => ({bit, mark: element("i", {class: kind(name)})}));
         // None of the six modes where `fixed` is null.
@@ -58,7 +57,7 @@ window.dash_clientside = window.dash_clientside || {};
             ...sides.flat(), ...buttons(cells));
         const predictions = element("div", {id: "pruning-predictions"});
         place.replaceChildren(group, matrix, element("div", {class: "beside"}, predictions));
-        return {modes: new Set(modes), names, group, bars, cells, predictions};
+        return {modes: new Set(modes), names, withoutCls, group, bars, cells, predictions};
     }
 
     // --- when the server is asked ---
@@ -102,6 +101,9 @@ window.dash_clientside = window.dash_clientside || {};
 
     // --- what is drawn ---
 
+    /* By the metric that is picked; by the first where that is no importance, of which pruning tells nothing. */
+    const measured = chosen => found.metrics[chosen.metric] ?? Object.values(found.metrics)[0];
+
     function paint() {
         const chosen = headscope.selection;
         if (!chosen || !parts) {
@@ -116,7 +118,7 @@ window.dash_clientside = window.dash_clientside || {};
         paintBars(chosen, own);
         paintMatrix(chosen);
         paintPredictions(chosen);
-        const said = whole ? found.metrics[chosen.metric].reading : state.said;
+        const said = whole ? measured(chosen).reading : state.said;
         if (said) {
             Object.assign(at("pruning-reading"), {textContent: said, title: said});
         }
@@ -148,15 +150,15 @@ window.dash_clientside = window.dash_clientside || {};
     }
 
     function paintBars(chosen, own) {
-        const {modes, names} = parts;
-        const told = found?.metrics[chosen.metric];
+        const {modes, names, withoutCls} = parts;
+        const told = found && measured(chosen);
         const free = modes.has(chosen.regions) ? found?.regions.find(regions => !modes.has(regions)) : chosen.regions;
         for (const {fixed, button, value, full, spread, reference, glyph} of parts.bars) {
             const regions = fixed ?? free ?? 0, name = names[regions];
             const hidden = fixed === null && free === undefined;
             const bar = hidden ? undefined : told?.bars[found.regions.indexOf(regions)];
             const on = !hidden && regions === chosen.regions;
-            const lacks = !headscope.facts.has_cls && ![0, PATCHES, ALL].includes(regions);
+            const lacks = !headscope.facts.has_cls && !withoutCls.includes(regions);
             const title = lacks ? `${name}: ${NO_CLS}` : bar?.title ?? name;
             Object.assign(button, {title, disabled: lacks, hidden, ariaLabel: title, ariaPressed: on});
             Object.assign(button.dataset, {value: regions, name});
@@ -182,8 +184,8 @@ window.dash_clientside = window.dash_clientside || {};
     function paintMatrix(chosen) {
         for (const {bit, name, button} of parts.cells) {
             const off = Boolean(chosen.regions & bit);
-            const lacks = !headscope.facts.has_cls && bit !== PATCHES;
-            button.dataset.value = headscope.facts.has_cls ? chosen.regions ^ bit : chosen.regions === PATCHES ? 0 : PATCHES;
+            const lacks = !headscope.facts.has_cls && !parts.withoutCls.includes(bit);
+            button.dataset.value = headscope.facts.has_cls ? chosen.regions ^ bit : chosen.regions === bit ? 0 : bit;
             button.disabled = lacks;
             button.classList.toggle("off", off);
             button.setAttribute("aria-pressed", off);

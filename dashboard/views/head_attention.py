@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from dash import Output, html
 
+from analyses.registry import HEAD_NUMBERS
 from dashboard.data import Array, StudyFacts, indices_of, per_image
 from dashboard.drawing import BODY, Drawing
 from dashboard.exports import Columns, Export
@@ -16,7 +17,7 @@ from dashboard.routes import image_words, pictures_url
 from dashboard.selection import Selection
 from dashboard.theme import Palette
 from dashboard.views.panel import panel
-from dashboard.words import METRICS, number
+from dashboard.words import number
 from store.errors import StoreError
 
 NAME = "head-attention"
@@ -32,7 +33,7 @@ MATRIX = "attention-matrix"
 HISTOGRAM = "attention-histogram"
 
 MOST_SUGGESTED = 12
-# Of the histogram, as in attention_head.js.
+# Of the histogram: its bins, and where its axis ends: below, float16 has hardly any numbers, and bars would be a comb.
 BINS, LEAST = 60, 1e-6
 
 
@@ -50,7 +51,7 @@ def layout() -> html.Section:
 def draw(facts: StudyFacts, chosen: Selection) -> tuple[list[html.Button], Any]:
     """The images to pick from, if none is, and how to read what the browser draws."""
     if chosen.image is None:
-        words = f"Pick an image to see where {chosen.label} looks. Most {METRICS[chosen.metric].axis}:"
+        words = f"Pick an image to see where {chosen.label} looks. Most {HEAD_NUMBERS[chosen.metric].axis}:"
         return suggestions(facts, chosen), words
     rebuilt = facts.study.attention_source == "rebuilt"
     how = "Computed again from the residual stream, in float32" if rebuilt else "As the model computed it, in float16"

@@ -1,13 +1,16 @@
 """What is known of the selected head? Its numbers, here and over the set, and their place; its patterns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from dash import Output, html
 
+from analyses.numbers import head_numbers
+from analyses.registry import ARRAYS, HEAD_NUMBERS, analysis_of
+from analyses.vocabulary import MAPS, MIXED, AttentionMap, HeadNumber
 from dashboard import graphs
 from dashboard.data import Array, StudyFacts, Summary, large, members, of_image, ranks, read, summary
 from dashboard.drawing import BODY, Drawing
@@ -15,7 +18,7 @@ from dashboard.exports import Columns, Export, opening
 from dashboard.selection import Selection
 from dashboard.theme import Palette, palette
 from dashboard.views.panel import panel
-from dashboard.words import METRICS, MIXED, QUANTITIES, count, number, ordinal, share
+from dashboard.words import count, number, ordinal, share
 from store.errors import StoreError
 from store.study import Study
 
@@ -26,11 +29,6 @@ LABEL = "head-card-label"
 BASKET = "head-card-basket"  # importance.js says whether the head is in it
 
 MANY_HEADS = 100  # their places are wide
-# What is known of a head: label, array and metric of each quantity.
-ALL_QUANTITIES: tuple[tuple[str, str, str | None], ...] = (
-    *((words.label, "importance", metric) for metric, words in METRICS.items()),
-    *((label, name, None) for name, label in QUANTITIES.items()),
-)
 
 
 def layout() -> html.Section:
@@ -67,14 +65,15 @@ DRAWING = Drawing(
 
 def reading(found: list["Row"], chosen: Selection) -> str:
     """The head's place by the metric that is picked."""
-    label = METRICS[chosen.metric].label
-    picked = next(row for row in found if row.label == label)
+    picked = next((row for row in found if row.name == chosen.metric), None)
+    if picked is None:  # one number a head of the whole study stands below the table
+        return f"{HEAD_NUMBERS[chosen.metric].title}: one number a head, of the whole study."
     places = [
         f"{ordinal(place)} {where}"
         for place, where in ((picked.here_place, "here"), (picked.mean_place, "in the set"))
         if place
     ]
-    return f"{label}: {', '.join(places) or 'no place'}, of {count(picked.heads, 'head')}."
+    return f"{picked.label}: {', '.join(places) or 'no place'}, of {count(picked.heads, 'head')}."
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,7 @@ class Row:
         mean_place: Place of the mean among all heads.
         heads: Heads that have a place.
         why: Why the study does not have it; the numbers are then NaN.
+        name: Of the number, as in HEAD_NUMBERS.
     """
 
     label: str
@@ -99,30 +99,43 @@ class Row:
     mean_place: int = 0
     heads: int = 0
     why: str = ""
+    name: str = ""
+
+
+def quantities(study: Study) -> list[HeadNumber]:
+    """The numbers of a head that a study can have, and those that this one has of packages not installed here."""
+    return list((HEAD_NUMBERS | head_numbers(study.specs)).values())
 
 
 def rows(facts: StudyFacts, chosen: Selection) -> list[Row]:
-    """The four metrics, the entropy and the object AUCs; those that the study lacks, or that are damaged, say so."""
-    wanted = list(ALL_QUANTITIES)
-    if "object_auc" not in facts.study and "cls_object_auc" not in facts.study:
-        wanted.pop()  # one line says for both why
-    return [_row_or_why(facts, chosen, *each) for each in wanted]
+    """The numbers that each image has its own of; those that the study lacks, or that are damaged, say so."""
+    wanted = [each for each in quantities(facts.study) if each.per_image and not _is_said_before(facts, each)]
+    return [_row_or_why(facts, chosen, each) for each in wanted]
 
 
-def _is_there(facts: StudyFacts, name: str, metric: str | None) -> bool:
-    return metric in facts.metrics if metric else name in facts.study
+def _is_there(facts: StudyFacts, each: HeadNumber) -> bool:
+    return each.metric in facts.metrics if each.metric else each.array in facts.study
 
 
-def _row_or_why(facts: StudyFacts, chosen: Selection, label: str, name: str, metric: str | None) -> Row:
+def _is_said_before(facts: StudyFacts, each: HeadNumber) -> bool:
+    """Whether the study has no number of its analysis, so that the line of the first says why for all."""
+    if each.metric or each.array in facts.study:
+        return False
+    alike = head_numbers(analysis_of(each.array).arrays)
+    return each.array != next(iter(alike)) and not any(name in facts.study for name in alike)
+
+
+def _row_or_why(facts: StudyFacts, chosen: Selection, each: HeadNumber) -> Row:
     study = facts.study
-    if not _is_there(facts, name, metric):
-        return Row(label, why=_absence(study, metric or name))
+    if not _is_there(facts, each):
+        return Row(each.title, why=_absence(study, each.name), name=each.name)
     try:
         image = None if chosen.image is None else facts.image_indices[chosen.image]
-        here = None if image is None else of_image(study, name, image, metric)
-        return row(label, here, summary(study, name, metric, chosen.images), chosen)
+        here = of_image(study, each.array, image, each.metric) if image is not None and each.per_image else None
+        found = row(each.title, here, summary(study, each.array, each.metric, chosen.images), chosen)
+        return replace(found, name=each.name)
     except StoreError as error:
-        return Row(label, why=str(error))
+        return Row(each.title, why=str(error), name=each.name)
 
 
 def _absence(study: Study, name: str) -> str:
@@ -181,12 +194,8 @@ def _place(place: int, heads: int) -> html.Td:
 # --- patterns ---
 
 SHARE = "its score, and the share of the set's images on which the head has it"
-# What the patterns are, by array.
-TOLD = {
-    "pattern_name": f"Pattern of the attention between patches, {SHARE}",
-    "cls_pattern_name": f"Pattern of the attention from and to CLS, {SHARE}",
-    "content_relevance": "0: the same attention on every image; 1: unrelated between images",
-}
+PATCH_PATTERN = f"Pattern of the attention between patches, {SHARE}"
+CLS_PATTERN = f"Pattern of the attention from and to CLS, {SHARE}"
 
 
 @dataclass(frozen=True)
@@ -204,17 +213,17 @@ class Named:
     share: float
 
     @classmethod
-    def of(cls, facts: StudyFacts, chosen: Selection, lead: str) -> "Named":
-        """Of a study that has patterns; `lead` is "" for those of patches, "cls_" for those of CLS."""
-        every = large(facts.study, f"{lead}pattern_name")[:, chosen.layer, chosen.head].astype(np.int64)
-        words = read(facts.study, f"{lead}pattern")
+    def of(cls, facts: StudyFacts, chosen: Selection, part: AttentionMap) -> "Named":
+        """Of a study that has patterns of that part of the attention."""
+        every = large(facts.study, part.pattern)[:, chosen.layer, chosen.head].astype(np.int64)
+        words = read(facts.study, part.patterns)
         inside = members(facts.study, chosen.images)
         names = every if inside is None else every[inside]
         image = None if chosen.image is None else facts.image_indices[chosen.image]
         own = int(np.bincount(names + 1, minlength=1).argmax()) - 1 if image is None else int(every[image])
         score = float("nan")
         if image is not None and own >= 0:
-            score = float(read(facts.study, f"{lead}pattern_score", image)[chosen.layer, chosen.head, own])
+            score = float(read(facts.study, part.score, image)[chosen.layer, chosen.head, own])
         alike = float((names == own).mean()) if names.size else float("nan")
         return cls(str(words[own]) if own >= 0 else None, score, alike)
 
@@ -226,36 +235,46 @@ class Named:
 
 
 def patterns(facts: StudyFacts, chosen: Selection) -> html.Dl:
-    """The head's patterns and whether they depend on the picture; what the study lacks says why."""
+    """The head's patterns, and its numbers of the whole study; what the study lacks says why."""
+    study, patch, cls = facts.study, MAPS["patch"], MAPS["cls"]
     lines = [
-        ("Patch pattern", "pattern_name", lambda: Named.of(facts, chosen, "").said()),
-        ("CLS pattern", "cls_pattern_name", lambda: Named.of(facts, chosen, "cls_").said()),
-        (["Content", html.Span(" relevance", className="more")], "content_relevance", lambda: relevance(facts, chosen)),
+        _term(study, "Patch pattern", patch.pattern, PATCH_PATTERN, lambda: Named.of(facts, chosen, patch).said()),
+        _term(study, "CLS pattern", cls.pattern, CLS_PATTERN, lambda: Named.of(facts, chosen, cls).said()),
     ]
-    return html.Dl([_term(facts.study, *line) for line in lines])
+    return html.Dl([*lines, *(_once(facts, chosen, each) for each in quantities(study) if not each.per_image)])
 
 
-def _term(study: Study, label: Any, name: str, said: Callable[[], Any]) -> html.Div:
+def _term(study: Study, label: Any, name: str, title: str, said: Callable[[], Any]) -> html.Div:
     try:
         why = "" if name in study else _absence(study, name)
         body = why or said()
     except StoreError as error:
         why = body = str(error)
-    return html.Div([html.Dt(label), html.Dd(body, className="absent" if why else "", title=why or TOLD[name])])
+    return html.Div([html.Dt(label), html.Dd(body, className="absent" if why else "", title=why or title)])
 
 
-def relevance(facts: StudyFacts, chosen: Selection) -> list[Any]:
-    """The number, and what its ends mean."""
-    value = float(read(facts.study, "content_relevance")[chosen.layer, chosen.head])
-    return [html.B(number(value)), html.Span(f" ({TOLD['content_relevance']})", className="more")]
+def _once(facts: StudyFacts, chosen: Selection, each: HeadNumber) -> html.Div:
+    """A number of the whole study, and what its ends mean; of its title the first word, and the rest where it fits."""
+
+    def said() -> list[Any]:
+        value = float(read(facts.study, each.array)[chosen.layer, chosen.head])
+        return [html.B(number(value)), *([html.Span(f" ({unit})", className="more")] if unit else [])]
+
+    study = facts.study
+    row = (study.specs if each.array in study else ARRAYS)[each.array]
+    first, blank, more = each.title.partition(" ")
+    label = [first, html.Span(blank + more, className="more")] if more else first
+    unit = row.unit
+    return _term(study, label, each.array, unit or row.doc, said)
 
 
 # --- what leaves the page ---
 
 
 def numbers(facts: StudyFacts, chosen: Selection) -> Columns:
-    """The table, a row a quantity; what the study lacks has none."""
-    found = [row for row in rows(facts, chosen) if not row.why]
+    """The table, and the numbers of the whole study, a row a quantity; what the study lacks has none."""
+    every = [_row_or_why(facts, chosen, each) for each in quantities(facts.study)]
+    found = [row for row in every if not row.why]
     columns: dict[str, list[Any]] = {
         "quantity": [row.label for row in found],
         "mean": [row.mean for row in found],
@@ -263,15 +282,18 @@ def numbers(facts: StudyFacts, chosen: Selection) -> Columns:
         "place": [row.mean_place for row in found],
     }
     if chosen.image is not None:
-        columns["image"] = [row.here for row in found]
+        columns["image"] = [float("nan") if row.here is None else row.here for row in found]
         columns["image_place"] = [row.here_place for row in found]
     return columns
 
 
 def python(facts: StudyFacts, chosen: Selection) -> str:
     """Lines that give `numbers` from the store alone."""
-    found = [(label, name, metric) for label, name, metric in ALL_QUANTITIES if _is_there(facts, name, metric)]
-    arrays = {label: (name, facts.study.metric_index(metric)) if metric else (name,) for label, name, metric in found}
+    arrays = {
+        each.title: (each.array, *([facts.study.metric_index(each.metric)] if each.metric else []))
+        for each in quantities(facts.study)
+        if _is_there(facts, each)
+    }
     image = None if chosen.image is None else facts.image_indices[chosen.image]
     lines = [
         *opening(facts, chosen),
@@ -292,16 +314,20 @@ def python(facts: StudyFacts, chosen: Selection) -> str:
         "",
         "",
         "for label, array in arrays.items():",
-        "    values = study.read(*array).astype(float)  # (image, layer, head)",
-        "    known = np.ma.masked_invalid(values[images])",
+        "    values = study.read(*array).astype(float)  # (image, layer, head), or (layer, head) of the whole study",
+        "    per_image = values.ndim == 3",
+        "    known = np.ma.masked_invalid(values[images] if per_image else values[None])",
         "    mean = known.mean(axis=0).filled(np.nan)",
         '    add("quantity", label)',
         '    add("mean", mean[head])',
-        '    add("sd", known.std(axis=0).filled(np.nan)[head])',
+        '    add("sd", known.std(axis=0).filled(np.nan)[head] if per_image else np.nan)',
         '    add("place", place(mean))',
     ]
     if image is not None:
-        lines += [f'    add("image", values[{image}][head])', f'    add("image_place", place(values[{image}]))']
+        lines += [
+            f'    add("image", values[{image}][head] if per_image else np.nan)',
+            f'    add("image_place", place(values[{image}]) if per_image else 0)',
+        ]
     return "\n".join(lines) + "\n"
 
 

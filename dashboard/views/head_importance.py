@@ -1,4 +1,6 @@
-"""Which heads matter? One importance metric over all heads (Fig. 1B1 and 7): a curve, or a grid of layers and heads.
+"""Which heads matter? One importance metric, or one number of a package, over all heads (Fig. 1B1 and 7).
+
+It is a curve, or a grid of layers and heads.
 
 The selected head is no part of the figures: importance.js lays it over them, so that moving it draws nothing anew.
 """
@@ -10,15 +12,17 @@ import numpy as np
 import plotly.graph_objects as go
 from dash import Output, html
 
+from analyses.registry import HEAD_NUMBERS, PICKED_NUMBERS
+from analyses.vocabulary import HeadNumber
 from dashboard import graphs
 from dashboard.data import Array, StudyFacts, Summary, members, of_image, predictions, summary
 from dashboard.drawing import BODY, Drawing
-from dashboard.exports import Columns, Export, opening, over_images
+from dashboard.exports import Columns, Export, of_study, opening, over_images
 from dashboard.selection import Selection, head_label
 from dashboard.theme import Palette, colorscale, faded, palette
 from dashboard.views import choice
 from dashboard.views.panel import panel
-from dashboard.words import METRICS, count, number, ordinal
+from dashboard.words import count, number, ordinal
 
 GRAPH = "head-importance-graph"
 READING = "head-importance-reading"
@@ -35,6 +39,7 @@ LEFT = 66  # pixels beside the plot, for ticks and a title of two lines
 LONG_TITLE = 16  # letters of an axis's title that a low panel has room for
 
 SET_MEAN, THIS_IMAGE = "mean of the set", "this image"
+ONCE = "One number a head, of the whole study"
 
 
 def layout() -> html.Section:
@@ -44,7 +49,7 @@ def layout() -> html.Section:
             className="sort",
         ),
         choice.layout("curve", {"line": "line", "grid": "grid"}, "Curve or grid of the heads"),
-        choice.layout("metric", {name: words.label for name, words in METRICS.items()}, "Importance metric"),
+        choice.layout("metric", {name: each.title for name, each in PICKED_NUMBERS.items()}, "Importance metric"),
     ]
     return panel("head-importance", "Head importance", READING, graphs.graph(GRAPH), tools)
 
@@ -70,9 +75,9 @@ DRAWING = Drawing(
 
 
 def reasons(facts: StudyFacts) -> dict[str, str]:
-    """Why the study lacks some of the metrics, by metric."""
-    left_out = facts.study.attrs.get("left_out", {})
-    return {name: left_out.get(name, "not in this study") for name in METRICS if name not in facts.metrics}
+    """Why the study lacks some of the numbers, by name."""
+    left_out, has = facts.study.attrs.get("left_out", {}), facts.choices["metric"]
+    return {name: left_out.get(name, "not in this study") for name in PICKED_NUMBERS if name not in has}
 
 
 # --- what is drawn ---
@@ -96,13 +101,13 @@ class Heads:
 
     @classmethod
     def of(cls, facts: StudyFacts, chosen: Selection) -> "Heads":
-        """Of a study and a selection. The grid has importance itself, the curve what METRICS says it shows."""
-        study, name = facts.study, array_of(chosen)
-        metric = chosen.metric if name == "importance" else None
+        """Of a study and a selection. The grid has the number itself, the curve what its row of HEAD_NUMBERS says."""
+        study, picked = facts.study, HEAD_NUMBERS[chosen.metric]
+        name, metric = array_of(chosen)
         image = None if chosen.image is None else facts.image_indices[chosen.image]
         over_set = summary(study, name, metric, chosen.images)
-        row = None if image is None else of_image(study, name, image, metric)
-        if name == "importance":
+        row = of_image(study, name, image, metric) if image is not None and picked.per_image else None
+        if name == picked.array:
             return cls(over_set, row)
         before = predictions(study).probability
         inside = members(study, chosen.images)
@@ -141,9 +146,12 @@ class Heads:
         return lines
 
 
-def array_of(chosen: Selection) -> str:
-    """The array that is drawn, of store.schema."""
-    return "importance" if chosen.curve == "grid" else METRICS[chosen.metric].curve
+def array_of(chosen: Selection) -> tuple[str, str | None]:
+    """The array that is drawn, and its metric if it has several."""
+    picked = HEAD_NUMBERS[chosen.metric]
+    if picked.curve and chosen.curve != "grid":
+        return picked.curve, None
+    return picked.array, picked.metric
 
 
 def _mean(values: Array, image: int | None, every: Array) -> float:
@@ -177,7 +185,8 @@ def curve_figure(heads: Heads, chosen: Selection, colours: Palette) -> go.Figure
         low -= STRIP_ROOM * (high - low)
     if heads.of_image is not None:
         traces.append(_line(mean, faded(colours.muted, 0.6), 1.2))
-    said, title = heads.said(), METRICS[chosen.metric].curve_axis
+    picked = HEAD_NUMBERS[chosen.metric]
+    said, title = heads.said(), picked.curve_axis or picked.axis
     traces.append(
         _line(np.asarray(heads.shown).ravel()[order], colours.text, 1.8, order, [said[rank] for rank in order])
     )
@@ -330,11 +339,13 @@ def _dashed(unpruned: float | None, colours: Palette) -> list[dict[str, Any]]:
 
 def curve_reading(heads: Heads, chosen: Selection, colours: Palette) -> list[Any]:
     """How to read the curve, and what is not in it."""
+    picked = HEAD_NUMBERS[chosen.metric]
     whose = "Mean ± sd of the set" if heads.of_image is None else "Faint: mean ± sd of the set"
+    whose = whose if picked.per_image else ONCE
     low, high = _of_curves(heads)
     cut = ", cut off." if sum(spread_beyond(heads)) > MOST_SPREAD * (high - low) else "."
     dashed = "" if heads.unpruned is None else f"Dashed, {number(heads.unpruned)}: none pruned. "
-    said = [f"{METRICS[chosen.metric].curve_reading} {dashed}{whose}{cut}{_missing(heads, 'gap')}"]
+    said = [f"{picked.curve_reading or picked.reading} {dashed}{whose}{cut}{_missing(heads, 'gap')}"]
     if chosen.sort == "model":
         return said
     ramp = html.I(className="ramp", style={"background": f"linear-gradient(to right, {', '.join(colours.layers)})"})
@@ -353,23 +364,24 @@ def _missing(heads: Heads, thing: str) -> str:
 def grid_figure(heads: Heads, chosen: Selection, colours: Palette) -> go.Figure:
     """Heat map of the heads, a column a layer, so that layers stand where the curve has them, in a low panel too. For
     importance.js, its trace is named "heads"."""
-    values, words = heads.shown, METRICS[chosen.metric]
+    values, picked = heads.shown, HEAD_NUMBERS[chosen.metric]
     num_layers, num_heads = values.shape
-    lowest, highest = limits(values, words.signed)
+    signed = is_signed(picked, values)
+    lowest, highest = limits(values, signed)
     cells = go.Heatmap(
         name="heads",
         z=np.asarray(values.T, np.float32),
         x=[f"L{layer}" for layer in range(num_layers)],
         y=[f"H{head}" for head in range(num_heads)],
         text=np.array(heads.said()).reshape(values.shape).T.tolist(),
-        colorscale=colorscale(colours.diverging if words.signed else colours.sequential),
+        colorscale=colorscale(colours.diverging if signed else colours.sequential),
         zmin=lowest,
         zmax=highest,
         xgap=1,
         ygap=1,
         hoverongaps=False,
         hovertemplate="%{text}<extra></extra>",
-        colorbar=graphs.colorbar(colours, "<br>".join(words.axis.rsplit(" ", 1))),
+        colorbar=graphs.colorbar(colours, "<br>".join(picked.axis.rsplit(" ", 1))),
     )
     axis = {"type": "category", "showgrid": False, "ticks": "", "fixedrange": True, "tickangle": 0}
     return graphs.figure(
@@ -382,6 +394,11 @@ def grid_figure(heads: Heads, chosen: Selection, colours: Palette) -> go.Figure:
     )
 
 
+def is_signed(picked: HeadNumber, values: Array) -> bool:
+    """Whether zero is in the middle of the colours: where the number says so, or a value is negative."""
+    return picked.signed or bool((values < 0).any())
+
+
 def limits(values: Array, signed: bool) -> tuple[float, float]:
     """Ends of the colour scale: from 0, or alike on both sides of it for a signed metric; never empty."""
     known = np.abs(values[np.isfinite(values)])
@@ -391,8 +408,9 @@ def limits(values: Array, signed: bool) -> tuple[float, float]:
 
 def grid_reading(heads: Heads, chosen: Selection) -> str:
     """How to read the grid, and what is not in it."""
-    whose = "Mean of the set." if heads.of_image is None else "This image."
-    return f"{METRICS[chosen.metric].reading} {whose}{_missing(heads, 'blank')}"
+    picked = HEAD_NUMBERS[chosen.metric]
+    whose = f"{ONCE}." if not picked.per_image else "Mean of the set." if heads.of_image is None else "This image."
+    return f"{picked.reading} {whose}{_missing(heads, 'blank')}"
 
 
 # --- what leaves the page ---
@@ -414,14 +432,15 @@ def numbers(facts: StudyFacts, chosen: Selection) -> Columns:
 
 def python(facts: StudyFacts, chosen: Selection) -> str:
     """Lines that give `numbers` from the store alone."""
-    name = array_of(chosen)
-    lead = f"{name!r}, study.metric_index({chosen.metric!r})" if name == "importance" else repr(name)
+    name, metric = array_of(chosen)
+    lead = repr(name) if metric is None else f"{name!r}, study.metric_index({metric!r})"
+    per_image = HEAD_NUMBERS[chosen.metric].per_image
     lines = [
         *opening(facts, chosen),
-        *over_images(lead),
+        *(over_images(lead) if per_image else of_study(lead)),
         'numbers["counted"] = values.count(axis=0).ravel()',
     ]
-    if chosen.image is not None:
+    if chosen.image is not None and per_image:
         lines.append(f'numbers["image"] = study.read({lead}, study.image_index({chosen.image!r})).ravel()')
     return "\n".join(lines) + "\n"
 

@@ -10,13 +10,14 @@ import dash_bootstrap_components as dbc
 import numpy as np
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 
+from analyses.vocabulary import METRICS
 from dashboard import access
 from dashboard.data import Shelf, StudyFacts, indices_of, read
 from dashboard.drawing import BODY, Drawing
 from dashboard.image_sets import Classes, Condition, Entropy, Ids, Lasso, Prediction, Probability, conditions_of
 from dashboard.selection import TABS, Selection, head_label
 from dashboard.views import choice
-from dashboard.words import METRICS, count, day_and_time, number, percent, short_name
+from dashboard.words import count, day_and_time, number, percent, short_name
 from store import pictures
 from store.made import how_it_was_made, questions
 from store.manifest import Manifest
@@ -190,7 +191,7 @@ def chip_words(facts: StudyFacts, condition: Condition) -> str:
         case Ids(part):
             return f"id has {part}"
         case Lasso(vector):
-            of = "" if vector not in METRICS or vector == "probability" else f" by {METRICS[vector].label}"
+            of = "" if vector not in METRICS or vector == "probability" else f" by {METRICS[vector].title}"
             return f"lasso{of}"
         case Entropy(layer, head, low, high):
             return f"{head_label(layer, head)} entropy {number(low)}–{number(high)}"

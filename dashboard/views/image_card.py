@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from dash import Output, html
 
+from analyses.numbers import image_numbers
 from dashboard import graphs
 from dashboard.data import StudyFacts, indices_of, predictions, read
 from dashboard.drawing import BODY, Drawing, problem
@@ -75,6 +76,23 @@ def picture(facts: StudyFacts, index: int, name: str) -> html.Img | html.Div:
 
 def image_facts(facts: StudyFacts, index: int) -> list[Any]:
     """What is known of one image, as terms and descriptions."""
+    return prediction(facts, index) + numbers_of_image(facts, index)
+
+
+def numbers_of_image(facts: StudyFacts, index: int) -> list[Any]:
+    """The numbers of the image that have a title, of packages that are installed here or not."""
+    study, parts = facts.study, []
+    for name, row in image_numbers(study.specs).items():
+        try:
+            value = float(read(study, name)[index])
+            parts += [html.Dt(row.title, title=row.doc), html.Dd(number(value), title=row.unit or row.doc)]
+        except StoreError as error:
+            parts += _term(row.title, str(error), "absent")
+    return parts
+
+
+def prediction(facts: StudyFacts, index: int) -> list[Any]:
+    """Its true class, and what the model says of it."""
     study = facts.study
     if "probability" not in study:
         why = study.attrs.get("left_out", {}).get("probability", "not in this study")

@@ -12,6 +12,8 @@ import numpy as np
 import plotly.graph_objects as go
 from dash import Output, dcc, html
 
+from analyses.registry import HEAD_NUMBERS, IMAGE_NUMBERS
+from analyses.vocabulary import METRICS
 from dashboard import access, graphs, pictures
 from dashboard.data import (
     MOST_CLASS_COLOURS,
@@ -31,8 +33,9 @@ from dashboard.routes import pictures_url
 from dashboard.selection import Selection
 from dashboard.theme import Palette, Ramp, palette
 from dashboard.views import choice
+from dashboard.views.head_importance import is_signed
 from dashboard.views.panel import panel
-from dashboard.words import METRICS, count, number, short_name
+from dashboard.words import count, number, short_name
 from store.study import Study
 
 NAME = "image-overview"
@@ -50,6 +53,7 @@ COLOUR_LABELS = {
     "probability": "P(target)",
     "prediction": "right/wrong",
     "importance": "importance",
+    **{name: each.title for name, each in IMAGE_NUMBERS.items()},
 }
 OUTLINED = 4  # pixels; an outline of smaller points would hide their colour
 MARGIN = 0.04  # of the layout's width and height, around it
@@ -91,7 +95,12 @@ def layout() -> html.Section:
 def reasons(facts: StudyFacts) -> dict[str, str]:
     """Why the points cannot be coloured by some of the colours, by colour."""
     why = "no labels in this study" if "probability" in facts.study else "the model has no classifier"
-    return {colour: why for colour in COLOUR_LABELS if colour not in facts.colours}
+    left_out = facts.study.attrs.get("left_out", {})
+    return {
+        colour: left_out.get(colour, "not in this study") if colour in IMAGE_NUMBERS else why
+        for colour in COLOUR_LABELS
+        if colour not in facts.colours
+    }
 
 
 # --- the points ---
@@ -121,7 +130,7 @@ def drawn_for(facts: StudyFacts, chosen: Selection) -> str:
 
 def vector_of(study: Study, metric: str) -> str:
     """Which vectors the images are laid out by: as in the paper, P_pruned for the probability metric."""
-    vector = "pruned_probability" if metric == "probability" else metric
+    vector = HEAD_NUMBERS[metric].drawn
     return vector if vector in study.vectors else study.vectors[0]
 
 
@@ -143,7 +152,7 @@ def reading(vector: str, placed: Array, inside: Array | None = None) -> str:
     parts = [] if inside is None else [f"{int(inside.sum()):,} of {count(len(inside), 'image')}."]
     if not placed.all():
         parts.append(f"{count(int((~placed).sum()), 'image')} not drawn: not finite.")
-    by = "P(target), each head pruned" if vector == "pruned_probability" else f"{METRICS[vector].label} of each head"
+    by = "P(target), each head pruned" if vector == "pruned_probability" else f"{METRICS[vector].title} of each head"
     return " ".join([*parts, f"Near: alike in {by}."])
 
 
@@ -250,7 +259,10 @@ def colouring(facts: StudyFacts, chosen: Selection) -> Colouring:
             return Colouring(right, (colours.wrong, colours.right), (0.0, 1.0), ("wrong", "right"))
         case "importance":
             values = per_image(study, chosen.metric, chosen.layer, chosen.head)
-            return by_importance(values, METRICS[chosen.metric].signed, colours)
+            return by_importance(values, is_signed(HEAD_NUMBERS[chosen.metric], values), colours)
+        case name if name in IMAGE_NUMBERS:
+            values = read(study, name).astype(np.float64)
+            return by_importance(values, bool((values < 0).any()), colours)
     return Colouring(np.zeros(study.sizes["image"]), (colours.muted, colours.muted), (0.0, 1.0))
 
 
@@ -280,7 +292,7 @@ def by_class(label: Array, coloured: Sequence[int], colours: Palette) -> Colouri
 
 
 def by_importance(values: Array, signed: bool, colours: Palette) -> Colouring:
-    """One head's importance: about zero if it has a sign, else from zero."""
+    """One head's importance, or another number: about zero if it has a sign, else from zero."""
     known = np.abs(values[np.isfinite(values)])
     most = float(np.quantile(known, SCALED, method="higher")) if known.size else 0.0
     ends = colours.diverging[:2], colours.diverging[-2:]
@@ -408,8 +420,9 @@ def _filter(kind: str, value: object, name: str, sign: html.I, pressed: bool, im
 def _ramp(told: Colouring, chosen: Selection) -> html.Span:
     low, high = told.limits
     name, ends = "P(target)", (f"{low:g}", f"{high:g}")
-    if chosen.colour == "importance":
-        name = f"{METRICS[chosen.metric].axis}, {chosen.label}"
+    if chosen.colour == "importance" or chosen.colour in IMAGE_NUMBERS:
+        of_head = f"{HEAD_NUMBERS[chosen.metric].axis}, {chosen.label}"
+        name = of_head if chosen.colour == "importance" else IMAGE_NUMBERS[chosen.colour].title
         known = told.values[np.isfinite(told.values)]
         beyond = bool(known.size) and float(np.abs(known).max()) > high
         ends = "≤ " * (beyond and low < 0) + number(low), "≥ " * beyond + number(high)
@@ -450,6 +463,8 @@ def numbers(facts: StudyFacts, chosen: Selection) -> Columns:
         columns |= {"label": told.label, "predicted": told.predicted, "probability": told.probability}
     if chosen.colour == "importance":
         columns["importance"] = per_image(study, chosen.metric, chosen.layer, chosen.head)
+    if chosen.colour in IMAGE_NUMBERS:
+        columns[chosen.colour] = read(study, chosen.colour)
     return columns
 
 
@@ -479,9 +494,13 @@ def python(facts: StudyFacts, chosen: Selection) -> str:
             'numbers["probability"] = np.where(target >= 0, probability[np.arange(len(x)), target], np.nan)',
         ]
     if chosen.colour == "importance":
-        metric = f"study.metric_index({chosen.metric!r})"
-        where = f"{metric}, slice(None), {chosen.layer}, {chosen.head}"
-        lines.append(f'numbers["importance"] = study.read("importance", {where})')
+        picked = HEAD_NUMBERS[chosen.metric]
+        where = "" if picked.metric is None else f", study.metric_index({picked.metric!r})"
+        where += ", slice(None)" * picked.per_image + f", {chosen.layer}, {chosen.head}"
+        value = f"study.read({picked.array!r}{where})"
+        lines.append(f'numbers["importance"] = {value if picked.per_image else f"np.full(len(x), {value})"}')
+    if chosen.colour in IMAGE_NUMBERS:
+        lines.append(f"numbers[{chosen.colour!r}] = study.read({chosen.colour!r})")
     return "\n".join(lines) + "\n"
 
 

@@ -15,6 +15,7 @@ import dash_bootstrap_components as dbc
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
+from analyses.vocabulary import INTERPOLATIONS, LEAST_CROP, NAMED_CLASSES, POOLS, SKIPPABLE
 from dashboard import access, uploads
 from dashboard.data import Shelf
 from dashboard.drawing import problem
@@ -23,18 +24,7 @@ from dashboard.views import choice
 from dashboard.views.jobs import place, price_line, stage_line, workers_line
 from dashboard.words import ago, count
 from jobs.client import Desk
-from jobs.requests import (
-    INTERACTIVE,
-    INTERPOLATIONS,
-    LEAST_CROP,
-    NAMED_CLASSES,
-    POOLS,
-    SKIPPABLE,
-    PriceRequest,
-    StudyRequest,
-    channels,
-    key_of,
-)
+from jobs.requests import INTERACTIVE, PriceRequest, StudyRequest, channels, key_of
 from jobs.uploads import Upload
 from jobs.work import Job, JobNotFoundError, StudyAskedError, TooManyJobsError
 from store.made import how_it_was_made, questions

@@ -16,17 +16,20 @@ import plotly.graph_objects as go
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from flask import Response, abort, request
 
+from analyses.registry import HEAD_NUMBERS
+from analyses.vocabulary import MAPS, MIXED
 from dashboard import graphs
-from dashboard.data import Array, Shelf, StudyFacts, facts, indices_of, large, map_array, of_image, read, table
+from dashboard.data import Array, Shelf, StudyFacts, facts, indices_of, large, of_image, read, table
 from dashboard.density import SHARES, Part, Window, bins_of, density, outlined, painted, sampled, whole
 from dashboard.drawing import BODY, TOLD, Drawing
 from dashboard.graphs import sent
 from dashboard.routes import HASH_DIGITS, pictures_url
-from dashboard.selection import MAP_COLOURS, MAP_LOOKS, MAPS, Selection, head_label, resolve
+from dashboard.selection import MAP_COLOURS, MAP_LOOKS, Selection, head_label, resolve
 from dashboard.theme import Palette, Ramp, palette
 from dashboard.views import choice
+from dashboard.views.head_importance import is_signed
 from dashboard.views.panel import panel
-from dashboard.words import MAP_NAMES, METRICS, MIXED, count, number, share
+from dashboard.words import count, number, share
 from store.errors import StoreError
 from store.study import Study
 
@@ -40,8 +43,6 @@ DENSITY = "pattern-map-density"  # where patterns.js puts the pictures of the de
 DRAWN = "pattern-map-drawn"  # dcc.Store: the graph's figure, and what patterns.js must know of it
 MARKS = "pattern-map-marks"  # the heads that lie over it
 MARKED = "pattern-map-marked"  # which heads those are
-
-MAP_LABELS = {"cls": "CLS", "patch": "patches"}
 
 WHOLE = Window(0.0, 1.0, 0.0, 1.0)
 MOST_POINTS = 20_000  # above, drawing takes a browser a second, and points hide each other
@@ -71,7 +72,7 @@ def layout() -> html.Section:
         dcc.Tooltip(id=TOOLTIP, direction="right", className="thumbnail-tooltip"),
         dcc.Store(id=DRAWN),
     ]
-    tools = choice.layout("map", MAP_LABELS, "Which attention the map is of")
+    tools = choice.layout("map", {name: MAPS[name].title for name in reversed(MAPS)}, "Which attention the map is of")
     return panel("pattern-map", "Pattern map", READING, body, tools)
 
 
@@ -107,7 +108,7 @@ def why_not(study: Study, array: str) -> str:
 
 def map_reasons(facts: StudyFacts) -> dict[str, str]:
     """Why the study lacks some of the maps, by map."""
-    return {name: why_not(facts.study, map_array(name)) for name in MAPS if map_array(name) not in facts.study}
+    return {name: why_not(facts.study, of.layout) for name, of in MAPS.items() if of.layout not in facts.study}
 
 
 def _without_maps(facts: StudyFacts, values: tuple[str, ...]) -> dict[str, str]:
@@ -125,7 +126,7 @@ def colour_reasons(facts: StudyFacts) -> dict[str, str]:
 
 
 def absence(facts: StudyFacts) -> str:
-    return f"Not in this study: {why_not(facts.study, map_array(MAPS[0]))}."
+    return f"Not in this study: {why_not(facts.study, next(iter(MAPS.values())).layout)}."
 
 
 def absent(facts: StudyFacts) -> list[Any]:
@@ -161,7 +162,7 @@ def reading(facts: StudyFacts, name: str) -> html.Span:
     """How to read the map, how far it can be trusted, and which map is not there."""
     told = _told(facts, name)
     # Of a reason the end is said here, and all of it on the button: the line has room for no more.
-    parts = [f"No map of {MAP_NAMES[other]}: {why.rpartition(': ')[2]}." for other, why in map_reasons(facts).items()]
+    parts = [f"No map of {MAPS[other].title}: {why.rpartition(': ')[2]}." for other, why in map_reasons(facts).items()]
     parts.append("Near is alike.")
     if "trustworthiness" in told:
         parts.append(f"Trustworthiness {number(told['trustworthiness'])}.")
@@ -195,7 +196,7 @@ def _told(facts: StudyFacts, name: str) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def bounds(study: Study, name: str) -> Window:
     """What of a map's own units becomes WHOLE."""
-    return whole(large(study, map_array(name)))
+    return whole(large(study, MAPS[name].layout))
 
 
 def scaled(study: Study, name: str, places: Array) -> Array:
@@ -220,7 +221,7 @@ def unscaled(study: Study, name: str, window: Window) -> Window:
 @lru_cache(maxsize=16)
 def unplaced(study: Study, name: str) -> Array:
     """How many heads of each image have no place on a map, (image,)."""
-    return np.asarray(np.isnan(large(study, map_array(name))[..., 0]).sum(axis=(1, 2)))
+    return np.asarray(np.isnan(large(study, MAPS[name].layout)[..., 0]).sum(axis=(1, 2)))
 
 
 # --- colours ---
@@ -249,18 +250,19 @@ class Scale:
     def of(cls, facts: StudyFacts, chosen: Selection) -> "Scale":
         """Of a selection. A study without names of patterns has its layers instead."""
         colours, study = palette(chosen.theme), facts.study
-        if chosen.map_colour == "pattern" and names_array(chosen.map) in study:
+        if chosen.map_colour == "pattern" and MAPS[chosen.map].pattern in study:
             words = pattern_words(study, chosen.map)
             return cls("pattern", pattern_colours(len(words), colours), (MIXED, *words))
         if chosen.map_colour == "importance":
-            told = METRICS[chosen.metric]
-            ramp = sampled(colours.diverging if told.signed else colours.sequential, SHADES)
+            picked = HEAD_NUMBERS[chosen.metric]
+            signed = is_signed(picked, table(study, picked.array, picked.metric))
+            ramp = sampled(colours.diverging if signed else colours.sequential, SHADES)
             return cls(
                 "importance",
                 (*ramp, colours.unknown),
                 limit=largest(study, chosen.metric),
-                signed=told.signed,
-                axis=told.axis,
+                signed=signed,
+                axis=picked.axis,
             )
         layers = sampled(colours.layers, facts.num_layers)
         return cls("layer", layers, tuple(f"L{layer}" for layer in range(facts.num_layers)))
@@ -275,19 +277,15 @@ class Scale:
 @lru_cache(maxsize=64)
 def largest(study: Study, metric: str) -> float:
     """The absolute value that WITHIN of the importance of all heads of all images stay below."""
-    values = table(study, "importance", metric)
+    picked = HEAD_NUMBERS[metric]
+    values = table(study, picked.array, picked.metric)
     some = np.abs(values[:: max(1, values.size // 1_000_000)])
     known = some[np.isfinite(some)]
     return (float(np.quantile(known, WITHIN)) if known.size else 0.0) or 1.0
 
 
-def names_array(name: str) -> str:
-    """Name of the array with the pattern of each head, for a map."""
-    return "cls_pattern_name" if name == "cls" else "pattern_name"
-
-
 def pattern_words(study: Study, name: str) -> tuple[str, ...]:
-    return tuple(map(str, read(study, names_array(name).removesuffix("_name"))))
+    return tuple(map(str, read(study, MAPS[name].patterns)))
 
 
 def pattern_colours(patterns: int, colours: Palette) -> Ramp:
@@ -342,14 +340,15 @@ class Heads:
     def _of(cls, facts: StudyFacts, chosen: Selection, scale: Scale, images: Array, *rank: slice) -> "Heads":
         study, where = facts.study, (slice(None) if len(images) == len(facts.image_ids) else images, *rank)
         heads = np.arange(facts.num_layers * facts.num_heads).reshape(facts.num_layers, facts.num_heads)
-        named = names_array(chosen.map) in study
-        values = table(study, "importance", chosen.metric)[where] if scale.by == "importance" else None
+        named = MAPS[chosen.map].pattern in study
+        picked = HEAD_NUMBERS[chosen.metric]
+        values = table(study, picked.array, picked.metric)[where] if scale.by == "importance" else None
         return cls._made(
             facts,
             (images[:, None, None] * heads.size + heads[rank]),
-            scaled(study, chosen.map, large(study, map_array(chosen.map))[where]),
+            scaled(study, chosen.map, large(study, MAPS[chosen.map].layout)[where]),
             scale,
-            large(study, names_array(chosen.map))[where] if named else None,
+            large(study, MAPS[chosen.map].pattern)[where] if named else None,
             values,
         )
 
@@ -357,14 +356,15 @@ class Heads:
     def of_image(cls, facts: StudyFacts, chosen: Selection, image: int, scale: Scale) -> "Heads":
         """All heads of one image, of which no more is read than is there."""
         study, heads = facts.study, facts.num_layers * facts.num_heads
-        named = names_array(chosen.map) in study
+        picked = HEAD_NUMBERS[chosen.metric]
+        named = MAPS[chosen.map].pattern in study
         return cls._made(
             facts,
             image * heads + np.arange(heads).reshape(facts.num_layers, facts.num_heads),
-            scaled(study, chosen.map, read(study, map_array(chosen.map), image)),
+            scaled(study, chosen.map, read(study, MAPS[chosen.map].layout, image)),
             scale,
-            read(study, names_array(chosen.map), image) if named else None,
-            of_image(study, "importance", image, chosen.metric) if scale.by == "importance" else None,
+            read(study, MAPS[chosen.map].pattern, image) if named else None,
+            of_image(study, picked.array, image, picked.metric) if scale.by == "importance" else None,
         )
 
     @classmethod
@@ -514,7 +514,7 @@ class PatternMap:
 
     def told(self, facts: StudyFacts, chosen: Selection) -> dict[str, Any]:
         """For patterns.js."""
-        words = pattern_words(facts.study, chosen.map) if names_array(chosen.map) in facts.study else ()
+        words = pattern_words(facts.study, chosen.map) if MAPS[chosen.map].pattern in facts.study else ()
         return {
             "pictures": pictures_url(facts),
             "asked": {
@@ -558,7 +558,7 @@ def _bar(ramp: Ramp) -> html.I:
 def draw(facts: StudyFacts, chosen: Selection) -> tuple[Any, ...]:
     """The map of the image set, its legend, a caution, what stands in its place, and how to read it."""
     colours = palette(chosen.theme)
-    if map_array(chosen.map) not in facts.study:
+    if MAPS[chosen.map].layout not in facts.study:
         return *blank(colours)[:-2], absent(facts), False, absence(facts)
     found = PatternMap.of_selection(facts, chosen)
     told = found.told(facts, chosen) | {"figure": found.figure(colours, f"{facts.content} {chosen.map}").to_dict()}
@@ -571,7 +571,7 @@ def blank(colours: Palette) -> tuple[Any, ...]:
 
 def draw_marks(facts: StudyFacts, chosen: Selection) -> tuple[Any, Any]:
     """The heads that lie over the map, and which they are."""
-    if map_array(chosen.map) not in facts.study:
+    if MAPS[chosen.map].layout not in facts.study:
         return None, None
     heads, scale = marks_of(facts, chosen)
     image = None if chosen.image is None else facts.image_indices[chosen.image]
@@ -649,8 +649,8 @@ def picture(facts: StudyFacts, asked: Mapping[str, str]) -> bytes:
     layer, pattern = (_index(asked.get(name)) for name in ("layer", "pattern"))
     images = indices_of(study, chosen.images) if chosen.images else None
     part = Part(images=images, layer=layer, pattern=pattern)
-    names = large(study, names_array(chosen.map)) if pattern is not None else None
-    places, own = large(study, map_array(chosen.map)), unscaled(study, chosen.map, window)
+    names = large(study, MAPS[chosen.map].pattern) if pattern is not None else None
+    places, own = large(study, MAPS[chosen.map].layout), unscaled(study, chosen.map, window)
     raster = density(places, own, bins_of(size), part, names)
     if "outline" in asked:
         return outlined(raster, size, colours.density[1])

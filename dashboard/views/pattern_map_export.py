@@ -7,8 +7,9 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image
 
+from analyses.vocabulary import MAPS, MIXED
 from dashboard import graphs
-from dashboard.data import Array, StudyFacts, indices_of, large, map_array
+from dashboard.data import Array, StudyFacts, indices_of, large
 from dashboard.exports import Columns, Export
 from dashboard.selection import Selection
 from dashboard.theme import Palette, palette
@@ -18,11 +19,10 @@ from dashboard.views.pattern_map import (
     Scale,
     absence,
     marks_of,
-    names_array,
     pattern_words,
     picture,
 )
-from dashboard.words import MIXED, count, number
+from dashboard.words import count, number
 from store.errors import StoreError
 
 MOST_ROWS = 2_000_000  # of numbers that leave; 100 MB as CSV
@@ -31,7 +31,7 @@ MOST_ROWS = 2_000_000  # of numbers that leave; 100 MB as CSV
 def exported(facts: StudyFacts, chosen: Selection) -> go.Figure:
     """The whole map as it is on the page, of shapes that stay sharp in print."""
     colours = palette(chosen.theme)
-    if map_array(chosen.map) not in facts.study:
+    if MAPS[chosen.map].layout not in facts.study:
         raise StoreError(absence(facts))
     found = PatternMap.of_selection(facts, chosen)
     heads, scale = marks_of(facts, chosen)
@@ -74,7 +74,7 @@ def numbers(facts: StudyFacts, chosen: Selection) -> Columns:
     Raises:
         StoreError: The study has no such map, or the set is too large too.
     """
-    study, array = facts.study, map_array(chosen.map)
+    study, array = facts.study, MAPS[chosen.map].layout
     if array not in study:
         raise StoreError(absence(facts))
     images, inside = _leaving(facts, chosen)
@@ -88,9 +88,9 @@ def numbers(facts: StudyFacts, chosen: Selection) -> Columns:
         "x": xy[:, 0],
         "y": xy[:, 1],
     }
-    if names_array(chosen.map) in study:
+    if MAPS[chosen.map].pattern in study:
         words = np.array([*pattern_words(study, chosen.map), MIXED])
-        columns["pattern"] = words[large(study, names_array(chosen.map))[images].ravel()]
+        columns["pattern"] = words[large(study, MAPS[chosen.map].pattern)[images].ravel()]
     return columns | {"in_set": np.repeat(np.isin(images, inside), heads)}
 
 
@@ -102,7 +102,7 @@ def _leaving(facts: StudyFacts, chosen: Selection) -> tuple[Array, Array]:
     if len(inside) * heads > MOST_ROWS:
         raise StoreError(
             f"{count(len(inside) * heads, 'row')} are more than the {MOST_ROWS:,} that leave as CSV; choose a set of "
-            f"up to {count(MOST_ROWS // heads, 'image')}, or read {map_array(chosen.map)} in Python"
+            f"up to {count(MOST_ROWS // heads, 'image')}, or read {MAPS[chosen.map].layout} in Python"
         )
     return inside, inside
 
@@ -119,7 +119,7 @@ def python(facts: StudyFacts, chosen: Selection) -> str:
         f'study = headscope.open_study("{facts.name}")',
         f"in_set = {listed}  # the image set" + (f": {chosen.images!r}" if chosen.images else ""),
         "images = in_set" if len(images) < every else f"images = np.arange({every})",
-        f'xy = study.read("{map_array(chosen.map)}")[images]  # (image, layer, head, 2)',
+        f'xy = study.read("{MAPS[chosen.map].layout}")[images]  # (image, layer, head, 2)',
         "image, layer, head = np.indices(xy.shape[:3]).reshape(3, -1)",
         "numbers = {",
         '    "image": np.array(study.image_ids)[images[image]],',
@@ -128,12 +128,10 @@ def python(facts: StudyFacts, chosen: Selection) -> str:
         '    "x": xy[..., 0].ravel(),',
         '    "y": xy[..., 1].ravel(),',
     ]
-    names = names_array(chosen.map)
-    if names in facts.study:
-        lines.insert(
-            -6, f'words = np.array([*study.read("{names.removesuffix("_name")}"), "{MIXED}"])  # -1 is the last'
-        )
-        lines.append(f'    "pattern": words[study.read("{names}")[images].ravel()],')
+    of = MAPS[chosen.map]
+    if of.pattern in facts.study:
+        lines.insert(-6, f'words = np.array([*study.read("{of.patterns}"), "{MIXED}"])  # -1 is the last')
+        lines.append(f'    "pattern": words[study.read("{of.pattern}")[images].ravel()],')
     return "\n".join([*lines, '    "in_set": np.isin(images[image], in_set),', "}", ""])
 
 

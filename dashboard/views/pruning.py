@@ -16,17 +16,18 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html,
 from dash.exceptions import PreventUpdate
 from werkzeug.exceptions import BadRequest
 
+from analyses.vocabulary import METRICS, MODES, REGION_SETS, REGION_SETS_WITHOUT_CLS, REGIONS
 from dashboard import access
 from dashboard.data import Shelf, StudyFacts, facts, indices_of
 from dashboard.drawing import problem
-from dashboard.pruned import REGIONS, Effect, Pruning, name_of, requests_of
-from dashboard.selection import WHOLE_HEAD, Selection, fits, head_label
+from dashboard.pruned import Effect, Pruning, name_of, requests_of
+from dashboard.selection import Selection, fits, head_label
 from dashboard.views.panel import panel
-from dashboard.words import METRICS, MINUS, count, duration, number, percent, short_name
+from dashboard.words import MINUS, count, duration, number, percent, short_name
 from jobs.client import Desk
 from jobs.database import LedgerUnavailableError
 from jobs.ledger import Ledger
-from jobs.requests import INTERACTIVE, MODES, PRUNE_IMAGES, key_of
+from jobs.requests import INTERACTIVE, PRUNE_IMAGES, key_of
 from jobs.work import ENDED, Job, JobNotFoundError, TooManyJobsError
 from store.errors import StoreError
 
@@ -45,13 +46,6 @@ AGAIN = "pruning-again"  # the same, some hundred milliseconds later
 PATIENCE = 0.6  # seconds that an answer waits for a result: most are there by then
 LOOK_EVERY = 0.01  # seconds
 
-# How to read the bars, by metric. As on the curve, of the probability what is left of it is drawn (Sec. 5.2.4).
-WORDS = {
-    "probability": "P(target) with the hatched part pruned; dashed: none. Low: it matters.",
-    "jsd": "How far pruning the hatched part moves the prediction; high: it matters.",
-    "cls_distance": "How far pruning the hatched part turns the output for CLS; high: it matters.",
-    "patch_distance": "How far pruning the hatched part turns that for patches; high: it matters.",
-}
 CANCEL = "cancel"
 NO_CLASSIFIER = "No predictions to compare: the model has no classifier."
 NO_WORKER = [
@@ -75,9 +69,10 @@ def prunable() -> dict[str, Any]:
 
     Returns:
         modes: Regions of the bars. cells: Bit and name of each region, as they lie in the matrix. names: What any
-        regions are called when they are pruned.
+        regions are called when they are pruned. without_cls: The regions that a model has which reads no CLS.
     """
-    return {"modes": MODES, "cells": list(REGIONS.items()), "names": [name_of(each) for each in range(WHOLE_HEAD + 1)]}
+    names = [name_of(each) for each in REGION_SETS]
+    return {"modes": MODES, "cells": list(REGIONS.items()), "names": names, "without_cls": REGION_SETS_WITHOUT_CLS}
 
 
 def register(app: Dash, shelf: Shelf, desk: Desk) -> None:
@@ -344,8 +339,8 @@ class Bars:
         effects = {regions: pruning.effect(metric, regions) for regions in pruning.regions}
         highest = [each.mean + (each.sd if math.isfinite(each.sd) else 0) for each in effects.values()]
         known = [value for value in highest if math.isfinite(value)]
-        reference = effects[0].mean if words.curve != "importance" else None
-        axis = words.curve_axis
+        reference = effects[0].mean if words.curve else None
+        axis = words.curve_axis or words.axis
         if len(pruning.heads) > 1:
             axis = axis.replace("head", "heads") + (f" of layer {pruning.layer}" if metric.endswith("distance") else "")
         return cls(effects, max(known, default=0) or 1.0, reference, axis, len(pruning.heads))
@@ -398,9 +393,9 @@ def reading(pruning: Pruning, facts: StudyFacts, metric: str) -> str:
     over = "Mean ± sd. " if pruning.images > 1 else ""
     told = pruning.together(facts, metric)
     if told is None:
-        return over + WORDS[metric]
+        return over + METRICS[metric].pruned_reading
     # The probability is told as what it changes by, as people say it; the metric is what is lost.
-    what, signed = ("P(target) changes by", _change) if metric == "probability" else (METRICS[metric].label, number)
+    what, signed = ("P(target) changes by", _change) if metric == "probability" else (METRICS[metric].title, number)
     heads = count(len(pruning.heads), "whole head")
     mean = " on average" if pruning.images > 1 else ""
     return f"{heads} together: {what} {signed(told[0])}{mean}; one by one they sum to {signed(told[1])}."

@@ -2,21 +2,23 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 
+from analyses.vocabulary import METRICS, MODES, REGIONS, Regions
 from dashboard.data import StudyFacts
 from dashboard.exports import Columns, Export
 from dashboard.graphs import figure
-from dashboard.pruned import REGIONS, Pruning, is_custom, name_of, requests_of
+from dashboard.pruned import Pruning, is_custom, name_of, requests_of
 from dashboard.selection import Selection
 from dashboard.theme import Palette, palette
 from dashboard.views.pruning import NAME, NO_CLASSIFIER, Bars, brief, class_name, kept, label
-from dashboard.words import METRICS, short_name
+from dashboard.words import short_name
 from jobs.client import Desk
-from jobs.requests import MODES, PATCHES_PATCHES, key_of
+from jobs.requests import key_of
 from store.errors import StoreError
 
 Numbers = Callable[[Pruning, Selection], Columns]
@@ -32,16 +34,21 @@ def exports(desk: Desk) -> tuple[Export, ...]:
             NAME,
             name,
             words,
-            lambda known, chosen: numbers(result_of(known, chosen, desk), chosen),
-            lambda known, chosen: python(known, chosen, lines),
+            lambda known, chosen: numbers(result_of(known, chosen, desk), by_importance(known, chosen)),
+            lambda known, chosen: python(known, by_importance(known, chosen), lines),
             "figure",
-            lambda known, chosen: figure(result_of(known, chosen, desk), known, chosen),
+            lambda known, chosen: figure(result_of(known, chosen, desk), known, by_importance(known, chosen)),
         )
 
     return (
         of("pruning", "Pruned in parts", bars_numbers, bars_lines, bars_figure),
         of("predictions", "Predictions", predictions_numbers, predictions_lines, predictions_figure),
     )
+
+
+def by_importance(known: StudyFacts, chosen: Selection) -> Selection:
+    """The same with an importance metric: pruning tells nothing of another number, and shows the first metric."""
+    return chosen if chosen.metric in known.metrics else replace(chosen, metric=known.metrics[0])
 
 
 def result_of(known: StudyFacts, chosen: Selection, desk: Desk) -> Pruning:
@@ -91,8 +98,7 @@ def predictions_numbers(pruning: Pruning, chosen: Selection) -> Columns:
 
 def measured(metric: str) -> str:
     """Name of the array of a result that is drawn of a metric."""
-    words = METRICS[metric]
-    return metric if words.curve == "importance" else words.curve
+    return METRICS[metric].drawn
 
 
 def python(known: StudyFacts, chosen: Selection, lines: Lines) -> str:
@@ -200,7 +206,7 @@ def _glyph_shapes(place: int, regions: int, colours: Palette) -> list[dict[str, 
     for cell, bit in enumerate(REGIONS):
         (top, bottom), (left, right) = spans[cell // 2], spans[cell % 2]
         off = bool(regions & bit)
-        ramp = colours.patch if bit == PATCHES_PATCHES else colours.cls
+        ramp = colours.patch if bit == Regions.PATCHES_PATCHES.value else colours.cls
         box = {"x0": left, "x1": right, "y0": -24 - top, "y1": -24 - bottom}
         fill = "rgba(0,0,0,0)" if off else ramp[2]
         shapes.append(

@@ -15,6 +15,7 @@ import numpy as np
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 from dash.exceptions import PreventUpdate
 
+from analyses.registry import PROBLEMS
 from dashboard.data import Shelf
 from dashboard.drawing import problem
 from dashboard.routes import HASH_DIGITS
@@ -73,9 +74,17 @@ def layout() -> html.Main:
         html.Div(orders, className="choice", role="group", **{"aria-label": "Order of the studies"}),
         html.A("New study", href="/new", className="button"),
     ]
-    listed = [html.Div(id=LIST), html.Div(NONE, id=EMPTY, className="none", hidden=True)]
+    listed = [*left_out(), html.Div(id=LIST), html.Div(NONE, id=EMPTY, className="none", hidden=True)]
     stores = [dcc.Store(id=OPENED), dcc.Store(id=ROWS)]
     return html.Main([html.Header(head), html.Div(listed, className="listed"), *stores], className="sheet studies-page")
+
+
+def left_out() -> list[html.P]:
+    """A line for installed packages whose analyses cannot be used, if there are any."""
+    if not PROBLEMS:
+        return []
+    said = "; ".join(f"{name}: {why}" for name, why in PROBLEMS.items())
+    return [html.P(f"Left out, of installed packages: {said}", className="problem", role="status")]
 
 
 def register(app: Dash, shelf: Shelf, desk: Desk) -> None:
