@@ -52,7 +52,7 @@ def lacks(vit: ViT) -> dict[str, str]:
 def left_out(vit: ViT) -> dict[str, str]:
     """Arrays and metrics that the model cannot have, each with the reason."""
     reasons = lacks(vit)
-    needs = {metric: number.needs for metric, number in METRICS.items()}
+    needs: dict[str, tuple[str, ...]] = {metric: number.needs for metric, number in METRICS.items()}
     for analysis in ANALYSES.values():
         needs |= {name: (*analysis.needs, *spec.needs) for name, spec in analysis.arrays.items()}
     missing = {name: [reasons[need] for need in of if need in reasons] for name, of in needs.items()}
