@@ -35,7 +35,8 @@ def place_image(unit: Unit, arrays: Arrays) -> Arrays:
     study, placed = unit.study, []
     for number, vector in enumerate(study.vectors):
         unit.check()
-        new = arrays[vector] if vector in arrays else arrays["importance"][study.metric_index(vector)]
+        is_metric = vector in study.metrics
+        new = arrays["importance"][study.metric_index(vector)] if is_metric else arrays[vector]
         xy, method = study.read("image_layout", number), study.attrs["layouts"][vector]["method"]
         placed.append(place(_of_images(unit, vector), xy, new.reshape(1, -1), method, check=unit.check))
     return {"image_layout": np.stack(placed)}
@@ -44,10 +45,8 @@ def place_image(unit: Unit, arrays: Arrays) -> Arrays:
 def _of_images(unit: Unit, vector: str) -> np.ndarray:
     """One vector of each image over all heads, (image, head)."""
     study = unit.study
-    if vector == "pruned_probability":
-        values = study.read(vector)
-    else:
-        values = study.read("importance", study.metric_index(vector))
+    is_metric = vector in study.metrics
+    values = study.read("importance", study.metric_index(vector)) if is_metric else study.read(vector)
     return values.reshape(len(values), -1)
 
 

@@ -74,22 +74,26 @@ def _put_together(analysis: Analysis, sizes: Mapping[str, int], parts: Iterable[
 
 
 def rows_of_one_more(
-    analysis: Analysis, whole: Unit, one: Unit, arrays: Arrays, sizes_of: Callable[[str], tuple[int, ...]]
+    analysis: Analysis,
+    wanted: Iterable[str],
+    whole: Unit,
+    one: Unit,
+    arrays: Arrays,
+    shape_of: Callable[[str], tuple[int, ...]],
 ) -> Arrays:
     """The part that one more image has of the analysis' arrays of images, one image on the image axis.
 
     Args:
+        wanted: Names of the arrays, of those of images.
         whole: Of the study without it.
         one: Of the image alone, in the study with it.
         arrays: Of the image, by name, that are known already.
-        sizes_of: The shape of one image's part of an array.
+        shape_of: The shape of one image's part of an array.
     """
-    of_images = [name for name, spec in analysis.arrays.items() if spec.image_axis is not None]
     if analysis.cut:
         found, _ = compute(analysis, one)
     elif analysis.one_more:
         found = resolve(analysis.one_more)(whole, arrays)
     else:
         found = {}
-    missing = {name: np.full(sizes_of(name), analysis.arrays[name].fill) for name in of_images if name not in found}
-    return {name: found[name] for name in of_images if name in found} | missing
+    return {n: found[n] if n in found else np.full(shape_of(n), analysis.arrays[n].fill) for n in wanted}

@@ -175,8 +175,8 @@ def of_analyses(made: Appended, parent: Study, vit: ViT, arrays: Arrays, check: 
             continue
         check()
         one = replace(whole, study=made.so_far(parent.attrs), images=range(len(whole.images), len(whole.images) + 1))
-        rows = rows_of_one_more(each, whole, one, found, made.shape_of_one)
-        made.write(_wanted(parent, rows))
+        rows = rows_of_one_more(each, wanted, whole, one, found, made.shape_of_one)
+        made.write(rows)
         found |= rows
     return found
 
