@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial, wraps
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from analyses.vocabulary import INTERPOLATIONS, LEAST_CROP, NAMED_CLASSES, OUTPUTS, POOLS, SKIPPABLE, WEIGHTS
+from analyses.vocabulary import ATTENTION, INTERPOLATIONS, LEAST_CROP, NAMED_CLASSES, OUTPUTS, POOLS, SKIPPABLE, WEIGHTS
 from jobs.requests import QUEUES, PriceRequest, StudyRequest, channels, key_of
 from jobs.work import ENDED, Job, JobNotFoundError
 from store.env_file import tls_problem, write_env
@@ -164,7 +164,7 @@ def _study_request(
     skip: Annotated[list[str] | None, typer.Option(help="patterns: leave out maps and names of patterns.")] = None,
 ) -> StudyRequest:
     """The study that the command line asks for. Its paths are absolute: a worker may run in another folder."""
-    _one_of("--attention", attention, ("auto", "stored", "rebuilt"))
+    _one_of("--attention", attention, ATTENTION)
     _one_of("--device", device, ("auto", "cpu", "cuda"))
     for each in skip or ():
         _one_of("--skip", each, SKIPPABLE)
@@ -768,7 +768,7 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 (resolve() would follow a link that the person named)
 
 
-def _one_of(option: str, given: str, allowed: tuple[str, ...]) -> None:
+def _one_of(option: str, given: str, allowed: Collection[str]) -> None:
     if given not in allowed:
         raise ValueError(f"{option} {given} is not one of {', '.join(allowed)}")
 

@@ -14,7 +14,7 @@ def head_numbers(rows: Mapping[str, ArraySpec]) -> dict[str, HeadNumber]:
         name: HeadNumber(
             name,
             row.title,
-            axis=f"{row.title}, {row.unit}" if row.unit else row.title,
+            axis=row.title,
             reading=_sentence(row.doc),
             array=name,
             per_image=row.dims == HEADS,

@@ -203,8 +203,10 @@ MAPS = {
 # --- what can be said of a model where no file says it, and left out of a study ---
 
 POOLS = ("token", "avg", "avgmax", "max", "map")  # how the head reads the tokens
-OUTPUTS = ("auto", "classes", "other")  # whether the outputs are classes of which one is true of an image
-WEIGHTS = ("auto", "ema", "plain")  # which of two sets of weights that a checkpoint has
+# Whether the outputs are classes of which one is true of an image; which of two sets of weights that a checkpoint has.
+OUTPUTS = {"auto": "auto", "classes": "classes, one is true", "other": "something else"}
+WEIGHTS = {"auto": "auto", "ema": "averaged (EMA)", "plain": "plain"}
+ATTENTION = ("auto", "stored", "rebuilt")  # whether the matrices are stored
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")  # how pictures are resized
 LEAST_CROP = 0.1  # share of the resized side: a tenth means resizing to ten times the input
 # Sets of classes that can be named in place of a file of names: timm has their names and WordNet ids.

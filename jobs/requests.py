@@ -46,7 +46,7 @@ class StudyRequest:
         label_map: CSV of label,class, where the labels are not the model's names.
         no_labels: The folders are not labels, or not of the model's classes.
         per_class: Only the first so many images of each class.
-        attention: "auto" stores the matrices up to the limit of the settings; "stored" and "rebuilt" decide.
+        attention: Of vocabulary.ATTENTION: "auto" stores the matrices up to the limit of the settings.
         device: "auto", "cpu" or "cuda".
         seed: Of layouts, of the autoencoder, and of random weights.
         masks: A folder with a mask of the object for each image, or for some.

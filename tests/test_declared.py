@@ -53,7 +53,7 @@ def test_arrays_of_a_number_and_a_title_are_numbers_and_no_others_are():
     }
     heads = head_numbers(rows)
     assert {name: each.per_image for name, each in heads.items()} == {"of_heads": True, "once": False}
-    assert (heads["of_heads"].axis, heads["once"].reading) == ("Something, 0 to 1", "Of the study.")
+    assert (heads["of_heads"].axis, heads["once"].reading) == ("Something", "Of the study.")
     assert list(image_numbers(rows)) == ["of_images"]
 
 

@@ -98,6 +98,9 @@ def test_the_card_has_a_row_for_each_image_and_the_value_itself_else(
     said = str(head_card.patterns(known, chosen))
     assert "'Once'" in said
     assert "(-1 to 1)" in said
+    assert list(rows)[-1] == "acme:each"
+    picked = head_card.rows(known, replace(chosen, metric="acme:each"))
+    assert [picked[0].name, picked[1].name] == ["acme:each", "probability"]
     line = head_card.draw(known, replace(chosen, metric="acme:once"))[-1]
     assert line == "Once and for all: one number a head, of the whole study."
 
@@ -140,7 +143,7 @@ def test_a_number_below_zero_is_coloured_about_zero(known: StudyFacts, chosen: S
     grid, _ = head_importance.draw(known, replace(chosen, metric="acme:each", curve="grid"))
     assert grid.data[0].zmin == -grid.data[0].zmax
     scale = pattern_map.Scale.of(known, replace(chosen, metric="acme:each", map_colour="importance"))
-    assert (scale.signed, scale.axis) == (True, "Each, 0 to 1")
+    assert (scale.signed, scale.axis) == (True, "Each")
 
 
 @pytest.mark.parametrize("metric", ["acme:each", "acme:once"])

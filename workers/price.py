@@ -18,7 +18,7 @@ import torch
 import zarr
 from zarr.storage import MemoryStore
 
-from analyses.vocabulary import INTERPOLATIONS, LEAST_CROP, OUTPUTS, POOLS, SKIPPABLE, WEIGHTS
+from analyses.vocabulary import ATTENTION, INTERPOLATIONS, LEAST_CROP, OUTPUTS, POOLS, SKIPPABLE, WEIGHTS
 from jobs.requests import PriceRequest, StudyRequest, from_json
 from jobs.work import Lease
 from precompute.analysis import batch_for, exact_float32, left_out, of_batch
@@ -183,10 +183,10 @@ def price_of(
 def _refuse_choices(request: StudyRequest) -> None:
     """Refuse what is none of the choices, or no choice together."""
     for field, given, choices in (
-        ("attention", request.attention, ("auto", "stored", "rebuilt")),
+        ("attention", request.attention, ATTENTION),
         ("device", request.device, ("auto", "cpu", "cuda")),
-        ("weights", request.weights, WEIGHTS),
-        ("outputs", request.outputs, OUTPUTS),
+        ("weights", request.weights, (*WEIGHTS,)),
+        ("outputs", request.outputs, (*OUTPUTS,)),
         ("pool", request.pool, (None, *POOLS)),
         ("interpolation", request.interpolation, (None, *INTERPOLATIONS)),
         *(("skip", each, SKIPPABLE) for each in request.skip),

@@ -10,7 +10,7 @@ from dash import Output, html
 
 from analyses.numbers import head_numbers
 from analyses.registry import ARRAYS, HEAD_NUMBERS, analysis_of
-from analyses.vocabulary import MAPS, MIXED, AttentionMap, HeadNumber
+from analyses.vocabulary import MAPS, METRICS, MIXED, AttentionMap, HeadNumber
 from dashboard import graphs
 from dashboard.data import Array, StudyFacts, Summary, large, members, of_image, ranks, read, summary
 from dashboard.drawing import BODY, Drawing
@@ -108,8 +108,12 @@ def quantities(study: Study) -> list[HeadNumber]:
 
 
 def rows(facts: StudyFacts, chosen: Selection) -> list[Row]:
-    """The numbers that each image has its own of; those that the study lacks, or that are damaged, say so."""
+    """The numbers that each image has its own of; those that the study lacks, or that are damaged, say so.
+
+    A package's number that is picked comes first, where it is seen without scrolling.
+    """
     wanted = [each for each in quantities(facts.study) if each.per_image and not _is_said_before(facts, each)]
+    wanted.sort(key=lambda each: each.name in METRICS or each.name != chosen.metric)
     return [_row_or_why(facts, chosen, each) for each in wanted]
 
 
@@ -244,13 +248,14 @@ def patterns(facts: StudyFacts, chosen: Selection) -> html.Dl:
     return html.Dl([*lines, *(_once(facts, chosen, each) for each in quantities(study) if not each.per_image)])
 
 
-def _term(study: Study, label: Any, name: str, title: str, said: Callable[[], Any]) -> html.Div:
+def _term(study: Study, label: Any, name: str, title: str, said: Callable[[], Any], kind: str = "") -> html.Div:
     try:
         why = "" if name in study else _absence(study, name)
         body = why or said()
     except StoreError as error:
         why = body = str(error)
-    return html.Div([html.Dt(label), html.Dd(body, className="absent" if why else "", title=why or title)])
+    described = html.Dd(body, className="absent" if why else "", title=why or title)
+    return html.Div([html.Dt(label), described], className=kind)
 
 
 def _once(facts: StudyFacts, chosen: Selection, each: HeadNumber) -> html.Div:
@@ -265,7 +270,7 @@ def _once(facts: StudyFacts, chosen: Selection, each: HeadNumber) -> html.Div:
     first, blank, more = each.title.partition(" ")
     label = [first, html.Span(blank + more, className="more")] if more else first
     unit = row.unit
-    return _term(study, label, each.array, unit or row.doc, said)
+    return _term(study, label, each.array, unit or row.doc, said, "once")
 
 
 # --- what leaves the page ---

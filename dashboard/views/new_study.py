@@ -15,7 +15,8 @@ import dash_bootstrap_components as dbc
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
-from analyses.vocabulary import INTERPOLATIONS, LEAST_CROP, NAMED_CLASSES, POOLS, SKIPPABLE
+from analyses.vocabulary import ATTENTION, INTERPOLATIONS, LEAST_CROP, NAMED_CLASSES, OUTPUTS, POOLS, SKIPPABLE
+from analyses.vocabulary import WEIGHTS as PART
 from dashboard import access, uploads
 from dashboard.data import Shelf
 from dashboard.drawing import problem
@@ -45,11 +46,8 @@ UPLOADED = "new-study-uploaded"  # {"id": of the upload that is to be picked, if
 GO = "new-study-go"  # {"href": where the page goes, "said": what it says there}
 
 WEIGHTS = {"own": "timm's own", "checkpoint": "a checkpoint", "random": "random, untrained"}
-PART = {"auto": "auto", "ema": "averaged (EMA)", "plain": "plain"}
-OUTPUTS = {"auto": "auto", "classes": "classes, one is true", "other": "something else"}
 POOL = {"auto": "auto", **{each: each for each in POOLS}}
 INTERPOLATION = {"auto": "auto", **{each: each for each in INTERPOLATIONS}}
-ATTENTION = {"auto": "auto", "stored": "stored", "rebuilt": "rebuilt"}
 SIZE = re.compile(r"([1-9][0-9]{0,3})(?:\s*[x×]\s*([1-9][0-9]{0,3}))?")
 MOST_SEED = 2**32 - 1
 MOST_PER_CLASS = 10**9
@@ -139,7 +137,9 @@ def form() -> dbc.Form:
             "outputs", "Outputs", OUTPUTS, "Something else: an embedding, several classes at once, measured values."
         ),
         _radios("part", "Weights in file", PART, "Of a file that has both. Auto takes the averaged ones."),
-        _radios("attention", "Attention", ATTENTION, "Auto stores matrices up to the set limit."),
+        _radios(
+            "attention", "Attention", {each: each for each in ATTENTION}, "Auto stores matrices up to the set limit."
+        ),
         _field("seed", "Seed", _number("seed", 0, "0"), "Of layouts, of the autoencoder, of random weights."),
         _field("skip", "Leave out", _tick("skip", SKIPPABLE[0], "names and maps of patterns; they can be added later")),
     ]
