@@ -30,16 +30,16 @@ from store.study import Study
 from store.uploads import Upload
 from store.work import CancelledError, Lease
 from workers import decode
+from workers.cache import device
 from workers.decode import Quarantined
 from workers.images import Entry, fingerprint
 from workers.jobs import ImageRequest, from_json
-from workers.kept import device
 from workers.prepare import versions
 from workers.prune import prove, published
 from workers.runner import MistakeError, Work
 from workers.stages import CLS_COMPONENTS, POOLED_COMPONENTS
 from workers.study import where_nonfinite
-from workers.study_model import StudyModelError, kept_model_of
+from workers.study_model import StudyModelError, cached_model_of
 
 Arrays = dict[str, np.ndarray]
 
@@ -105,7 +105,7 @@ def _compute(request: ImageRequest, upload: Upload, fence: int, work: Work) -> s
     kept, picture = read
     step("model")
     try:
-        vit = kept_model_of(parent, work.settings, device())
+        vit = cached_model_of(parent, work.settings, device())
         with analysis.exact_float32():
             prove(parent, [0], base_pass(vit, torch.from_numpy(parent.read("pixels", [0]))).logits)
     except StudyModelError as error:

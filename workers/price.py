@@ -8,14 +8,16 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import zarr
+from cachetools import LRUCache
 from zarr.storage import MemoryStore
 
 from precompute.analysis import batch_for, exact_float32, left_out, of_batch
@@ -32,6 +34,7 @@ from store.errors import StoreError, StudyNotFoundError
 from store.settings import Settings
 from store.study import open_published
 from store.work import Lease
+from workers.cache import memory_cache
 from workers.decode import Kept as Picture
 from workers.decode import scan
 from workers.images import Entry, ImageSet, ImageSourceError, find_images
@@ -46,7 +49,6 @@ from workers.jobs import (
     StudyRequest,
     from_json,
 )
-from workers.kept import Kept
 from workers.masks import object_shares
 from workers.prepare import (
     attention_of,
@@ -97,7 +99,9 @@ class _Opened:
     proved: bool = False
 
 
-_OPENED: Kept[_Opened] = Kept(lambda opened: model_bytes(opened.vit), MODEL_BYTES, MODEL_SHARE)
+@cache
+def _model_cache() -> LRUCache[Hashable, _Opened]:
+    return memory_cache(lambda opened: model_bytes(opened.vit), MODEL_BYTES, MODEL_SHARE)
 
 
 def do(lease: Lease, work: Work) -> None:
@@ -219,7 +223,7 @@ def _open(request: StudyRequest, choices: Choices) -> _Opened:
     stamps = tuple((s.st_mtime_ns, s.st_size) if (s := _stat(each)) else None for each in beside)
     seed = request.seed if request.random_weights else None
     key = (request.model, file, stamps, seed, request.image_size, device, choices)
-    opened = _OPENED.get(key)
+    opened = _model_cache().get(key)
     if opened is None:
         vit, weights = open_model(
             request.model,
@@ -229,8 +233,7 @@ def _open(request: StudyRequest, choices: Choices) -> _Opened:
             device=device,
             choices=choices,
         )
-        opened = _Opened(vit, weights)
-        _OPENED.put(key, opened)
+        opened = _model_cache()[key] = _Opened(vit, weights)
     return opened
 
 
