@@ -22,8 +22,8 @@ from dashboard.offers import Offers
 from dashboard.views import choice
 from dashboard.views.jobs import place, price_line, stage_line, workers_line
 from dashboard.words import ago, count
-from store.made import how_it_was_made, questions
 from store.paths import STUDY_NAME, manifest_path
+from store.provenance_text import provenance_rows, questions
 from store.uploads import Upload
 from store.work import Job, JobNotFoundError, StudyAskedError, TooManyJobsError
 from workers.jobs import (
@@ -475,7 +475,7 @@ def _about(result: Mapping[str, Any]) -> list[Any]:
     about = result.get("about")
     if not isinstance(about, dict):
         return []
-    rows = [part for name, said in how_it_was_made(about) for part in (html.Dt(name), html.Dd(said))]
+    rows = [part for name, said in provenance_rows(about) for part in (html.Dt(name), html.Dd(said))]
     asked = [html.Li(f"{question[0].upper()}{question[1:]}") for question in questions(about)]
     return [
         *([html.Div([html.B("Please check:"), html.Ul(asked)], className="check", role="note")] if asked else []),
