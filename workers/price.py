@@ -35,8 +35,7 @@ from store.settings import Settings
 from store.study import open_published
 from store.work import Lease
 from workers.cache import memory_cache
-from workers.decode import Kept as Picture
-from workers.decode import scan
+from workers.decode import DecodedImage, scan
 from workers.images import Entry, ImageSet, ImageSourceError, find_images
 from workers.jobs import (
     INTERPOLATIONS,
@@ -78,7 +77,7 @@ STEPS = 5
 LONG_ENOUGH = 0.1
 
 
-class RefusedError(ValueError):
+class RefusedStudyError(ValueError):
     """The study would be refused, for a reason that is none of its parts' own errors.
 
     Attributes:
@@ -111,7 +110,7 @@ def do(lease: Lease, work: Work) -> None:
     try:
         result = price_of(request.of, work.settings, work.check, work.progress)
     except ValueError as error:
-        field = error.field if isinstance(error, RefusedError) else field_of(error, request.of)
+        field = error.field if isinstance(error, RefusedStudyError) else field_of(error, request.of)
         if field is None:
             raise
         result = {"refused": {"field": field, "message": str(error)}}
@@ -127,7 +126,7 @@ def price_of(
         check: Called between steps; it may raise, to stop.
         progress: Called with the steps done, of how many, and what they are.
     Raises:
-        ValueError: The study would be refused; `RefusedError`, or what `field_of` knows.
+        ValueError: The study would be refused; `RefusedStudyError`, or what `field_of` knows.
     """
 
     def done(steps: int) -> None:
@@ -141,7 +140,7 @@ def price_of(
     given = given_class_names(request)
     opened = _open(request, choices_of(request, given))
     vit = opened.vit
-    every = [Picture(entry.id, entry.path, entry.label, "0" * 64, 0, 0) for entry in images.entries]
+    every = [DecodedImage(entry.id, entry.path, entry.label, "0" * 64, 0, 0) for entry in images.entries]
     labels = labels_of(request, vit, class_names_of(vit, opened.weights, given), every)
     done(2)
     pictures, bad = _readable(images, batch_for(vit).images, check)
@@ -205,13 +204,13 @@ def _refuse_choices(request: StudyRequest) -> None:
         *(("skip", each, SKIPPABLE) for each in request.skip),
     ):
         if given not in choices:
-            raise RefusedError(f"{field} is {given!r}; give {', '.join(map(str, choices))}", field)
+            raise RefusedStudyError(f"{field} is {given!r}; give {', '.join(map(str, choices))}", field)
     if request.weights != "auto" and request.checkpoint is None:
-        raise RefusedError("EMA or plain is asked of a checkpoint; pick one, or leave it at auto", "weights")
+        raise RefusedStudyError("EMA or plain is asked of a checkpoint; pick one, or leave it at auto", "weights")
     if request.crop_pct is not None and not LEAST_CROP <= request.crop_pct <= 1:
-        raise RefusedError(f"the crop is {request.crop_pct}; give a share of {LEAST_CROP} to 1", "crop_pct")
+        raise RefusedStudyError(f"the crop is {request.crop_pct}; give a share of {LEAST_CROP} to 1", "crop_pct")
     if request.random_weights and request.checkpoint is not None:
-        raise RefusedError("random weights and a checkpoint exclude each other; give one of them", "checkpoint")
+        raise RefusedStudyError("random weights and a checkpoint exclude each other; give one of them", "checkpoint")
 
 
 def _open(request: StudyRequest, choices: Choices) -> _Opened:
@@ -241,19 +240,19 @@ def _stat(file: Path) -> os.stat_result | None:
     return file.stat() if file.is_file() else None
 
 
-def _readable(images: ImageSet, wanted: int, check: Callable[[], None]) -> tuple[list[Picture], int]:
+def _readable(images: ImageSet, wanted: int, check: Callable[[], None]) -> tuple[list[DecodedImage], int]:
     """Some pictures that can be read, from all over the set, and how many that cannot were met on the way.
 
     Raises:
         ImageSourceError: None can be read.
     """
     entries, step = images.entries, max(1, len(images.entries) // wanted)
-    found: list[Picture] = []
+    found: list[DecodedImage] = []
     bad: list[Any] = []
     for entry in _spread(entries, step):
         check()
         (verdict,) = scan([entry])
-        if isinstance(verdict, Picture):
+        if isinstance(verdict, DecodedImage):
             found.append(verdict)
         else:
             bad.append(verdict)
@@ -272,7 +271,7 @@ def _spread(entries: Sequence[Entry], step: int) -> Iterator[Entry]:
         yield from entries[start::step]
 
 
-def _refuse_masks(request: StudyRequest, images: ImageSet, pictures: Sequence[Picture], vit: ViT) -> None:
+def _refuse_masks(request: StudyRequest, images: ImageSet, pictures: Sequence[DecodedImage], vit: ViT) -> None:
     """Refuse a folder of masks that has none for these pictures' set, or false ones for these pictures."""
     if request.masks is None or "patterns" in request.skip:
         return
@@ -293,7 +292,7 @@ def _is_published(study: Path, request: StudyRequest, opened: _Opened, found: in
     except StudyNotFoundError:
         return False
     except StoreError as error:
-        raise RefusedError(str(error), "name") from error
+        raise RefusedStudyError(str(error), "name") from error
     asked = {"attention": attention, "seed": request.seed, "labels": rule, "device": opened.vit.device.type}
     same = (
         known["model"] == described(opened.vit)
@@ -314,7 +313,7 @@ def _refuse_small_disk(study: Path, found: Plain) -> None:
     free = shutil.disk_usage(folder).free
     if found["bytes"] > free:
         rebuilt = found["bytes"] - found["attention_bytes"] <= free
-        raise RefusedError(
+        raise RefusedStudyError(
             f"the study needs about {found['bytes'] / 1e6:,.0f} MB and {folder} has {free / 1e6:,.0f} MB free; make "
             "room, have attention rebuilt, or take fewer images",
             "attention" if rebuilt else "images",

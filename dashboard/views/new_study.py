@@ -634,7 +634,7 @@ def submitted(desk: Desk, request: StudyRequest) -> tuple[Any, Any]:
         done = desk.submit(request, access.current().name)
     except StudyAskedError as error:
         return no_update, [problem(f"{error} "), html.A("that job", href=f"/jobs?job={error.job}")]
-    except (ValueError, access.RefusedError) as error:
+    except (ValueError, access.ForbiddenError) as error:
         return no_update, problem(str(error))
     said = done.unheard or ""
     if not done.new:
