@@ -33,7 +33,7 @@ class UnsafeError(StoreError, RuntimeError):
     """The page must not be served as it is set: anybody could get in, or nobody."""
 
 
-class RefusedError(StoreError, PermissionError):
+class ForbiddenError(StoreError, PermissionError):
     """The role of who asks does not allow it."""
 
 
@@ -76,7 +76,7 @@ def need(role: Role, act: str) -> None:
     """Nothing, if who asks may do something that takes that role.
 
     Raises:
-        RefusedError: As `why_not`.
+        ForbiddenError: As `why_not`.
     """
     _refuse(why_not(role, act))
 
@@ -95,7 +95,7 @@ def why_not_cancel(job: Job) -> str:
 
 
 def guarded(desk: Desk) -> Desk:
-    """The desk, where each can ask for and cancel what they may; a RefusedError says what they may not."""
+    """The desk, where each can ask for and cancel what they may; a ForbiddenError says what they may not."""
     return cast(Desk, _Guarded(desk))
 
 
@@ -118,7 +118,7 @@ class _Guarded:
 
 def _refuse(why: str) -> None:
     if why:
-        raise RefusedError(why)
+        raise ForbiddenError(why)
 
 
 def menu() -> list[Any]:
@@ -146,7 +146,7 @@ def guard(server: Flask, settings: Settings) -> None:
         raise UnsafeError("; ".join(found))
     if settings.proxies:
         server.wsgi_app = ProxyFix(server.wsgi_app, settings.proxies, settings.proxies)  # type: ignore[method-assign]
-    server.register_error_handler(RefusedError, lambda error: Response(str(error), 403, mimetype="text/plain"))
+    server.register_error_handler(ForbiddenError, lambda error: Response(str(error), 403, mimetype="text/plain"))
     _refuse_strangers(server, {name.strip("[]").lower() for name in (*settings.hosts, settings.host)})
     if settings.is_open:
         _ask(server, _local)

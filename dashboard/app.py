@@ -1,12 +1,12 @@
 """How does the page come together? Its views, its writer and its routes, in one Dash app."""
 
 import gc
+import logging
 import resource
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-import waitress
 from dash import Dash, html
 from flask import Flask
 
@@ -168,10 +168,9 @@ def room_for_connections() -> int:
 
 def serve(settings: Settings) -> None:
     """Answer on the host and port of the settings until the process is stopped."""
-    server = create_server(settings)
-    one_length.have_it_said_once()
-    waitress.serve(
-        server,
+    logging.basicConfig()
+    one_length.waitress_server(
+        create_server(settings),
         host=settings.host,
         port=settings.port,
         threads=settings.threads,
@@ -183,4 +182,4 @@ def serve(settings: Settings) -> None:
         max_request_header_size=one_length.MOST_HEAD,
         max_request_body_size=uploads.MOST_BODY,  # waitress writes a request down before anybody decides on it
         clear_untrusted_proxy_headers=not settings.proxies,  # access.guard believes so many of them
-    )
+    ).run()

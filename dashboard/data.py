@@ -7,7 +7,6 @@ out one object for one published content, which is what the caches below are key
 import math
 import threading
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import shapely  # type: ignore[import-untyped]
+from cachetools import LRUCache
 
 from analyses.numbers import is_of_a_package
 from analyses.registry import HEAD_NUMBERS, IMAGE_NUMBERS, PICKED_NUMBERS
@@ -53,7 +53,7 @@ class Shelf:
 
     def __init__(self, studies: Path) -> None:
         self.studies = studies
-        self._opened: OrderedDict[tuple[str, tuple[int, ...]], Study] = OrderedDict()
+        self._opened: LRUCache[tuple[str, tuple[int, ...]], Study] = LRUCache(STUDIES_OPEN)
         self._lock = threading.Lock()
 
     def entries(self) -> list[StudyEntry]:
@@ -77,15 +77,12 @@ class Shelf:
             raise StudyNotFoundError(f"there is no study {name}")
         key = (name, _stamp(manifest_path(folder)))
         with self._lock:
-            if key in self._opened:
-                self._opened.move_to_end(key)
-                return self._opened[key]
+            known = self._opened.get(key)
+        if known is not None:
+            return known
         study = open_published(folder, _manifest)
         with self._lock:
-            study = self._opened.setdefault(key, study)
-            while len(self._opened) > STUDIES_OPEN:
-                self._opened.popitem(last=False)
-        return study
+            return self._opened.setdefault(key, study)
 
     def first(self) -> Study | None:
         """The first study that opens, by name, and is everybody's; None if none does."""

@@ -1,14 +1,18 @@
 """Where does a request end? Waitress decides that alone; what a proxy before it could read otherwise is refused."""
 
+from typing import Any
+
+import waitress
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.server import BaseWSGIServer
 
 MOST_HEAD = 32_768  # bytes of a request's first line and headers: a selection is an address, named in each request
 _MOST_DIGITS = 15
 _LENGTHS = (b"content-length", b"transfer-encoding")
 
 
-class OneLength(HTTPRequestParser):  # type: ignore[misc]
+class OneLengthParser(HTTPRequestParser):  # type: ignore[misc]
     """Takes a request whose head says once, and plainly, how long it is."""
 
     def parse_header(self, header_plus: bytes) -> None:
@@ -29,6 +33,17 @@ class OneLength(HTTPRequestParser):  # type: ignore[misc]
         super().parse_header(header_plus)
 
 
-def have_it_said_once() -> None:
-    """Have waitress take no other requests, in this process."""
-    HTTPChannel.parser_class = OneLength
+class OneLengthChannel(HTTPChannel):  # type: ignore[misc]
+    """A connection whose requests are read so."""
+
+    parser_class = OneLengthParser
+
+
+def waitress_server(application: Any, **adjustments: Any) -> Any:
+    """As `waitress.create_server`, on the sockets of which each connection is a `OneLengthChannel`."""
+    sockets: dict[int, Any] = {}  # by file descriptor; one for each address of the host, and their triggers
+    server = waitress.create_server(application, map=sockets, **adjustments)
+    for each in sockets.values():
+        if isinstance(each, BaseWSGIServer):
+            each.channel_class = OneLengthChannel
+    return server

@@ -3,7 +3,6 @@
 import difflib
 import json
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import zarr
+from cachetools import LRUCache
 from zarr.types import AnyArray
 
 from analyses.arrays import ArraySpec
@@ -50,7 +50,10 @@ class Study:
         self._group = self._guarded("the metadata", lambda: zarr.open_group(self._store, mode="r"))
         self.attrs: dict[str, Any] = dict(self._group.attrs)
         self._arrays: dict[str, AnyArray] = dict(self._group.arrays())
-        self._weights: OrderedDict[int, rebuild.LayerWeights] = OrderedDict()
+        self._weights: LRUCache[int, rebuild.LayerWeights] = LRUCache(
+            WEIGHT_BYTES,
+            lambda layer: min(layer.nbytes, WEIGHT_BYTES),  # one layer stays, whatever its size
+        )
         self._weights_lock = threading.Lock()
 
     def __fspath__(self) -> str:
@@ -218,9 +221,10 @@ class Study:
         return source
 
     def _layer_weights(self, layer: int) -> rebuild.LayerWeights:
-        kept = self._weights.get(layer)
-        if kept is not None:
-            return kept
+        with self._weights_lock:
+            known = self._weights.get(layer)
+        if known is not None:
+            return known
         queries = self.read("query_weight", layer)
         heads, head_dim, channels = queries.shape
         found = rebuild.LayerWeights.fold(
@@ -235,8 +239,6 @@ class Study:
         )
         with self._weights_lock:
             self._weights[layer] = found
-            while len(self._weights) > 1 and sum(each.nbytes for each in self._weights.values()) > WEIGHT_BYTES:
-                self._weights.popitem(last=False)
         return found
 
     def _head_norm(self, layer: int, head_dim: int) -> rebuild.HeadNorm | None:

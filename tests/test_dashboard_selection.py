@@ -6,6 +6,7 @@ import string
 from dataclasses import replace
 
 import pytest
+from dash import html
 
 from dashboard.app import ASSETS
 from dashboard.image_sets import Ids, conditions_of
@@ -37,6 +38,7 @@ from dashboard.selection import (
     with_token,
     with_top,
 )
+from dashboard.views.header import help_window
 
 # Names as people give them: spaces, signs that mean something in an address, other scripts, markup.
 ODD_IDS = [
@@ -362,6 +364,19 @@ def test_the_page_sends_the_keys_that_move_the_selection_and_no_others():
     chosen = replace(START, layer=1, images="class:1")
     moves = [key for key in {*sent, *string.printable, "Enter", "Tab"} if after_key(chosen, FACTS, key) != chosen]
     assert sorted(moves) == sorted(sent)
+
+
+def test_the_help_and_the_docs_list_the_keys_of_the_page():
+    script = (ASSETS / "keys.js").read_text()
+    keys = json.loads(re.search(r"const MOVES = (\[.*?\]);", script)[1]) + re.findall(r'event\.key === "(.)"', script)
+    shown = {"ArrowLeft": "←", "ArrowRight": "→", "ArrowUp": "↑", "ArrowDown": "↓", "Escape": "Esc"}
+    body = help_window().children[1].children
+    table = next(part for part in body if isinstance(part, html.Table))
+    helped = [row.children[0].children.children for row in table.children.children]
+    docs = (ASSETS.parents[1] / "docs" / "using.md").read_text().partition("## Keys")[2].partition("\n## ")[0]
+    documented = re.findall(r"^\| (.+?) \|", docs, re.MULTILINE)[1:]
+    assert helped == documented
+    assert sorted(" ".join(helped).split()) == sorted(shown.get(key, key) for key in keys)
 
 
 def test_a_key_puts_the_head_in_the_basket_and_one_takes_the_last_condition_back():

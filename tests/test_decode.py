@@ -26,10 +26,10 @@ from threadpoolctl import threadpool_info
 from workers import decode as decoding
 from workers.decode import (
     BadImageError,
+    DecodedImage,
     DecoderStartError,
     Examined,
     ImageChangedError,
-    Kept,
     Quarantined,
     decode,
     load,
@@ -320,7 +320,7 @@ def test_a_raw_file_is_never_read_as_the_small_preview_in_it(tmp_path, suffix):
     reason = f"{suffix.upper()}, a camera's raw file, which is not read; save it as PNG or JPEG"
     raw, tiff = scan(find_images(tmp_path).entries)
     assert raw == Quarantined(f"1.{suffix}", reason)
-    assert isinstance(tiff, Kept)
+    assert isinstance(tiff, DecodedImage)
     assert scan(find_images(tmp_path / "set.csv").entries) == [Quarantined("one", reason)]
     assert scan([Entry(f"sent.{suffix}", tmp_path / "2.tif", None)]) == [Quarantined(f"sent.{suffix}", reason)]
 
@@ -329,7 +329,7 @@ def test_contents_decide_of_what_is_called_raw_too(tmp_path):
     (tmp_path / "a.dng").write_bytes(encoded(NOISE, "PNG"))
     (tmp_path / "b.dng").write_bytes(b"<html>")
     png, page = scan(find_images(tmp_path).entries)
-    assert isinstance(png, Kept)
+    assert isinstance(png, DecodedImage)
     assert page == Quarantined("b.dng", "not an image (HTML text)")
 
 
@@ -448,7 +448,7 @@ def test_bad_files_are_reported_and_the_others_keep_their_order(tmp_path):
     done: list[tuple[int, int]] = []
     found = scan(find_images(tmp_path).entries, progress=lambda n, of: done.append((n, of)))
     assert [result.id for result in found] == sorted(result.id for result in found)
-    assert [result for result in found if isinstance(result, Kept)] == clean
+    assert [result for result in found if isinstance(result, DecodedImage)] == clean
     assert {result.id: result.reason for result in found if isinstance(result, Quarantined)} == {
         "even/010b.png": "not an image (HTML text)",
         "even/out.png": "a symlink that leads out of the folder; copy the picture here instead",
@@ -465,7 +465,7 @@ def test_kept_files_say_what_they_are(tmp_path):
     (tmp_path / "cat/a.png").write_bytes(encoded(NOISE, "PNG", exif=exif))
     (kept,) = scan(find_images(tmp_path).entries)
     sha = hashlib.sha256((tmp_path / "cat/a.png").read_bytes()).hexdigest()
-    assert kept == Kept("cat/a.png", tmp_path / "cat/a.png", "cat", sha, width=5, height=7)
+    assert kept == DecodedImage("cat/a.png", tmp_path / "cat/a.png", "cat", sha, width=5, height=7)
 
 
 def test_an_unreadable_or_huge_file_is_quarantined(tmp_path, monkeypatch):
@@ -554,7 +554,7 @@ def test_what_the_bytes_are_not_to_blame_for_is_not_remembered(tmp_path, monkeyp
     monkeypatch.setattr(decoding, "decode", lambda _: (_ for _ in ()).throw(MemoryError))
     assert scan(entries, journal)[0].reason == "not enough memory to decode it"
     monkeypatch.undo()
-    assert isinstance(scan(entries, journal)[0], Kept)
+    assert isinstance(scan(entries, journal)[0], DecodedImage)
 
 
 # ---- later reads

@@ -32,7 +32,7 @@ from dashboard.accounts import Accounts, _weakness
 from jobs.ledger import Ledger
 from store import env_file
 from store.settings import Settings
-from workers import alive
+from workers import healthcheck
 
 ROOT = Path(__file__).parents[1]
 GPU, HOSTS, BUCKET = (f"docker-compose.{name}.yml" for name in ("gpu", "hosts", "bucket"))
@@ -474,14 +474,14 @@ def test_gunicorn_serves_the_page_to_who_signed_in(page):
 
 def test_a_worker_is_alive_while_it_says_so_from_this_machine(tmp_path, monkeypatch):
     ledger = Ledger(Settings(data=tmp_path).ledger_url)
-    monkeypatch.setattr(alive.platform, "node", lambda: "box")
-    assert not alive.is_alive(ledger, "bulk")
+    monkeypatch.setattr(healthcheck.platform, "node", lambda: "box")
+    assert not healthcheck.is_alive(ledger, "bulk")
     ledger.here("bulk-box-7", "bulk", "cpu")
     ledger.here("interactive-other-7", "interactive", "cpu")
-    assert alive.is_alive(ledger, "bulk")
-    assert not alive.is_alive(ledger, "interactive")
-    monkeypatch.setattr(alive, "WITHIN", -1.0)
-    assert not alive.is_alive(ledger, "bulk")
+    assert healthcheck.is_alive(ledger, "bulk")
+    assert not healthcheck.is_alive(ledger, "interactive")
+    monkeypatch.setattr(healthcheck, "WITHIN", -1.0)
+    assert not healthcheck.is_alive(ledger, "bulk")
 
 
 # --- the proxy ---

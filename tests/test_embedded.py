@@ -209,7 +209,7 @@ def test_a_worker_that_does_not_end_when_asked_is_ended_at_a_second_ctrl_c_with_
     settings, hurry = Settings(data=tmp_path), threading.Event()
     settings.logs.mkdir(parents=True)
     deaf = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.fork(); print('up', flush=True)"
-    child = embedded._Child("deaf", [sys.executable, "-c", f"{deaf}; time.sleep(1000)"], settings, print)
+    child = embedded._Service("deaf", [sys.executable, "-c", f"{deaf}; time.sleep(1000)"], settings, print)
     child.tend()
     until(lambda: (settings.logs / "deaf.log").read_text().count("up") == 2, lambda: "it did not start")
     started = psutil.Process(child._process.pid)
@@ -224,7 +224,7 @@ def test_a_log_is_kept_in_bounds_while_it_is_written(tmp_path, monkeypatch):
     settings = Settings(data=tmp_path)
     settings.logs.mkdir(parents=True)
     chatter = "import time\nwhile True: print('x' * 2000, flush=True); time.sleep(0.01)"
-    child = embedded._Child("chatter", [sys.executable, "-c", chatter], settings, print)
+    child = embedded._Service("chatter", [sys.executable, "-c", chatter], settings, print)
     try:
         old = settings.logs / "chatter.log.1"
         until(lambda: child.tend() or old.exists(), lambda: "the log was not rotated")
@@ -241,7 +241,7 @@ def test_a_process_that_cannot_start_is_tried_again_ever_less_often_and_said_thr
     monkeypatch.setattr(embedded.time, "monotonic", lambda: clock[0])
     settings, said = Settings(data=tmp_path), []
     settings.logs.mkdir(parents=True)
-    child = embedded._Child("broken", ["/bin/false"], settings, said.append)
+    child = embedded._Service("broken", ["/bin/false"], settings, said.append)
     starts = []
     while clock[0] < 100:
         had = child._process

@@ -41,7 +41,7 @@ from tests.test_prune_job import loud_checkpoint
 from workers import decode
 from workers import image as doer
 from workers import study as pipeline
-from workers.decode import Kept, Quarantined
+from workers.decode import DecodedImage, Quarantined
 from workers.images import Entry
 from workers.prepare import prepare
 from workers.runner import MistakeError, run_unit
@@ -228,7 +228,7 @@ def test_a_picture_is_decoded_in_a_process_of_its_own_that_may_die_of_it(lab, mo
     file = folder / "1/3.png"
     monkeypatch.undo()
     scanned, picture = decode.decode_apart(Entry("x.png", file, None))
-    assert isinstance(scanned, Kept)
+    assert isinstance(scanned, DecodedImage)
     assert np.array_equal(np.asarray(picture), np.asarray(decode.decode(file.read_bytes())))
     bad = decode.decode_apart(Entry("x.png", file.with_name("none.png"), None))
     assert bad == Quarantined("x.png", "cannot be read: No such file or directory")

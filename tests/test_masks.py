@@ -16,7 +16,7 @@ from precompute.preprocess import mask_seen_by, patch_share, seen_by
 from tests.models import small_vit
 from workers import decode as decoding
 from workers import masks as module
-from workers.decode import BadImageError, Kept, scan
+from workers.decode import BadImageError, DecodedImage, scan
 from workers.images import find_images
 from workers.masks import MaskError, decode_mask, object_shares
 
@@ -54,14 +54,14 @@ def write(folder: Path, name: str, data: bytes) -> Path:
     return folder / name
 
 
-def pictures(folder: Path, *names: str, size=(32, 32)) -> list[Kept]:
+def pictures(folder: Path, *names: str, size=(32, 32)) -> list[DecodedImage]:
     """Grey pictures (y, x), kept by a scan."""
     for name in names:
         kind = "PNG" if name.lower().endswith("png") else "JPEG"
         data = io.BytesIO()
         Image.new("RGB", size[::-1], (90, 90, 90)).save(data, kind)
         write(folder, name, data.getvalue())
-    return [kept for kept in scan(find_images(folder).entries) if isinstance(kept, Kept)]
+    return [kept for kept in scan(find_images(folder).entries) if isinstance(kept, DecodedImage)]
 
 
 # ---- which file
@@ -213,7 +213,7 @@ def test_a_mask_of_the_picture_before_it_was_turned_is_refused_saying_so(tmp_pat
     exif = Image.Exif()
     exif[0x0112] = 6
     write(tmp_path / "images", "a.png", png(square((24, 32)), exif=exif))
-    kept = [k for k in scan(find_images(tmp_path / "images").entries) if isinstance(k, Kept)]
+    kept = [k for k in scan(find_images(tmp_path / "images").entries) if isinstance(k, DecodedImage)]
     write(tmp_path / "masks", "a.png", png(square((24, 32))))
     with pytest.raises(MaskError, match=r"is 32×24 .* is 24×32 once turned upright as its EXIF says"):
         object_shares(tmp_path / "masks", kept, vit)

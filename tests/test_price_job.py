@@ -181,7 +181,7 @@ def test_a_model_is_opened_and_proved_once_and_its_file_again_when_it_changed(fo
     for name in ("open_model", "certify"):
         real = getattr(doer, name)
         monkeypatch.setattr(doer, name, lambda *a, name=name, real=real, **k: calls.append(name) or real(*a, **k))
-    doer._OPENED.clear()
+    doer._model_cache().clear()
     for _ in range(2):
         priced(request_for(folder), settings)
     assert calls == ["open_model", "certify"]
@@ -196,7 +196,7 @@ def test_a_model_that_is_not_itself_is_refused(folder, settings, monkeypatch):
     def false(vit, pixels):
         raise errors.CertificateError("test_vit does not reproduce itself")
 
-    doer._OPENED.clear()
+    doer._model_cache().clear()
     monkeypatch.setattr(doer, "certify", false)
     assert priced(request_for(folder), settings)["refused"]["field"] == "model"
 

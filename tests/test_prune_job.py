@@ -27,6 +27,7 @@ from tests.pictures import picture_folder
 from workers import prune as doer
 from workers import study as pipeline
 from workers import study_model
+from workers.cache import memory_cache
 from workers.prepare import prepare
 from workers.runner import MistakeError
 
@@ -74,8 +75,8 @@ def compute(model, folder, settings, checkpoint=None, **changes):
 
 @pytest.fixture(autouse=True)
 def _nothing_kept():
-    for kept in (study_model.MODELS, doer._BASES, doer._STUDIES):
-        kept.clear()
+    for cache in (study_model.model_cache(), doer.base_cache(), doer._studies):
+        cache.clear()
 
 
 @pytest.fixture(autouse=True)
@@ -295,14 +296,14 @@ def test_another_head_of_the_same_image_costs_only_the_pruned_pass(settings, mon
 
 
 def test_what_is_kept_is_bounded_and_what_was_asked_for_longest_ago_goes_first(settings, monkeypatch):
-    for image in (0, 1, 2):
-        found(settings, PLAIN, [(2, 1)], images=[image])
     content = open_published(settings.studies / PLAIN).manifest.content
-    keys = [(content, image, torch.device("cpu")) for image in (0, 1, 2)]
-    assert all(doer._BASES.get(key) for key in keys)
-    monkeypatch.setattr(doer._BASES, "_most_bytes", 2 * doer._BASES._nbytes(doer._BASES.get(keys[0])))
-    found(settings, PLAIN, [(2, 1)], images=[3])
-    assert [doer._BASES.get(key) is not None for key in keys] == [True, False, False]
+    found(settings, PLAIN, [(2, 1)], images=[0])
+    one = doer.base_bytes(doer.base_cache()[content, 0, torch.device("cpu")])
+    for most, images, cached in ((2, (0, 1, 0, 2), {0, 2}), (0.5, (0, 1), {1})):  # the newest whatever its size
+        monkeypatch.setattr(doer, "base_cache", lambda cache=memory_cache(doer.base_bytes, int(most * one), 1): cache)
+        for image in images:
+            found(settings, PLAIN, [(2, 1)], images=[image])
+        assert {image for _, image, _ in doer.base_cache()} == cached
 
 
 def test_when_memory_runs_out_less_is_done_at_a_time_and_the_result_is_the_same(settings, monkeypatch):

@@ -135,7 +135,7 @@ def test_an_archive_becomes_a_set_of_pictures_with_its_classes_and_its_names(lab
         ("wren/1.png", "wren"),
         ("wren/<b>2.jpg", "wren"),
     ]
-    assert all(isinstance(each, decode.Kept) for each in decode.scan(images.entries))
+    assert all(isinstance(each, decode.DecodedImage) for each in decode.scan(images.entries))
     assert StudyRequest("vit", found.table).study == "vit-birds"
     assert lab.ask("GET", f"/uploads/{upload_id}?job={job}").json["said"] == "3 pictures, 2 classes, 0.0 MB"
 
@@ -665,7 +665,7 @@ def test_the_largest_pictures_that_are_allowed_are_decoded_within_the_limits(tmp
     options = {"progressive": True} if kind.startswith("progressive") else {}
     (made.convert("CMYK") if kind.startswith("cmyk") else made).save(tmp_path / kind, **options)
     (found,) = decode.scan(find_images(tmp_path).entries, apart=True)
-    assert isinstance(found, decode.Kept), found
+    assert isinstance(found, decode.DecodedImage), found
 
 
 @pytest.mark.hostile

@@ -73,7 +73,7 @@ class DecoderStartError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class DecodedImage:
     """A file that decodes, and what it was at that time."""
 
     id: str
@@ -92,7 +92,7 @@ class Quarantined:
     reason: str
 
 
-Scanned = Kept | Quarantined
+Scanned = DecodedImage | Quarantined
 Stamp = tuple[int, int]  # size in bytes, mtime in ns: while they stay, the file counts as unchanged
 Examined = tuple[Scanned, Stamp | None]  # None: not a verdict on the file's bytes, so it is not remembered
 
@@ -180,7 +180,7 @@ def scan(
     return [found[at] for at in range(len(entries))]
 
 
-def decode_apart(entry: Entry) -> tuple[Kept, Image.Image] | Quarantined:
+def decode_apart(entry: Entry) -> tuple[DecodedImage, Image.Image] | Quarantined:
     """One file of a stranger and its picture, read and decoded in a process of its own, under its limits."""
     with _pool(1) as pool:
         _prove_start(pool)
@@ -190,7 +190,7 @@ def decode_apart(entry: Entry) -> tuple[Kept, Image.Image] | Quarantined:
             return Quarantined(entry.id, "the decoder crashed")
 
 
-def load(scanned: Kept) -> Image.Image:
+def load(scanned: DecodedImage) -> Image.Image:
     """The picture that was scanned.
 
     Raises:
@@ -398,7 +398,7 @@ def _examine(entry: Entry) -> Examined:
     except BadImageError as error:
         return Quarantined(entry.id, str(error)), (status.st_size, status.st_mtime_ns)
     content = hashlib.sha256(data).hexdigest()
-    kept = Kept(entry.id, entry.path, entry.label, content, picture.width, picture.height)
+    kept = DecodedImage(entry.id, entry.path, entry.label, content, picture.width, picture.height)
     return kept, (status.st_size, status.st_mtime_ns)
 
 
@@ -408,7 +408,7 @@ def _examine_limited(entry: Entry) -> Examined:
     return _examine(entry)
 
 
-def _picture_limited(entry: Entry) -> tuple[Kept, Image.Image] | Quarantined:
+def _picture_limited(entry: Entry) -> tuple[DecodedImage, Image.Image] | Quarantined:
     """As `_examine_limited`, with the picture."""
     scanned, _ = _examine_limited(entry)
     return scanned if isinstance(scanned, Quarantined) else (scanned, load(scanned))
@@ -422,7 +422,7 @@ def _limit_seconds() -> None:
 
 def _line(scanned: Scanned, stamp: Stamp) -> str:
     said: dict[str, object] = {"rules": RULES, "id": scanned.id, "size": stamp[0], "mtime_ns": stamp[1]}
-    if isinstance(scanned, Kept):
+    if isinstance(scanned, DecodedImage):
         said |= {"sha256": scanned.sha256, "width": scanned.width, "height": scanned.height}
     else:
         said |= {"reason": scanned.reason}
@@ -457,7 +457,7 @@ def _again(entry: Entry, known: dict[tuple[str, int, int], dict[str, Any]]) -> S
         return None
     if "reason" in said:
         return Quarantined(entry.id, said["reason"])
-    return Kept(entry.id, entry.path, entry.label, said["sha256"], said["width"], said["height"])
+    return DecodedImage(entry.id, entry.path, entry.label, said["sha256"], said["width"], said["height"])
 
 
 def _appending(journal: Path) -> io.TextIOWrapper:

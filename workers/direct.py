@@ -16,17 +16,17 @@ def compute(request: StudyRequest, settings: Settings, *, dry_run: bool, as_json
     added: list[str] = []
     with stopping() as check, bars(quiet=as_json) as show:
 
-        def told(stage: str, done: int, of: int, counted: str) -> None:
+        def report(stage: str, done: int, of: int, counted: str) -> None:
             show(stage, done, of, counted)
             check()
 
-        prepared = prepare(request, settings, told)
+        prepared = prepare(request, settings, report)
         say_what_is_odd(prepared)
         known = pipeline.published(prepared)
         if dry_run:
-            price = pipeline.price(prepared, told, check)
+            price = pipeline.price(prepared, report, check)
         elif known is None or (added := pipeline.missing(prepared)):
-            manifest = pipeline.run(prepared, told, lambda price: None if as_json else tell_price(vars(price)), check)
+            manifest = pipeline.run(prepared, report, lambda price: None if as_json else tell_price(vars(price)), check)
     if dry_run:
         print_json(vars(price)) if as_json else tell_price(vars(price))
         return

@@ -69,7 +69,7 @@ class Embedded:
         self._say = say
         self._ending, self._hurry = threading.Event(), threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="embedded", daemon=True)
-        self._children: list[_Child] = []
+        self._children: list[_Service] = []
         self._handlers: dict[int, Any] = {}
         self._lock: int | None = None
 
@@ -124,7 +124,7 @@ class Embedded:
         self._ending.set()
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(0)
 
-    def _planned(self) -> list["_Child"]:
+    def _planned(self) -> list["_Service"]:
         """The processes to keep, the broker first; none where something is missing, which is said."""
         settings = self.settings
         binary = broker_binary()
@@ -141,7 +141,7 @@ class Embedded:
         names = [(INTERACTIVE, INTERACTIVE), *((f"{BULK}-{n}", BULK) for n in range(1, settings.bulk_workers + 1))]
         commands = {name: [*worker, "--queue", queue, "--name", name] for name, queue in names}
         return [
-            _Child(name, command, settings, self._say)
+            _Service(name, command, settings, self._say)
             for name, command in {"broker": _broker_command(binary, settings), **commands}.items()
         ]
 
@@ -176,7 +176,7 @@ class Embedded:
             return False
 
 
-class _Child:
+class _Service:
     """One process to keep running.
 
     Attributes:
@@ -233,7 +233,7 @@ class _Child:
         return self._process is not None and self._process.poll() is None
 
 
-def _end(children: list[_Child], hurry: threading.Event) -> None:
+def _end(children: list[_Service], hurry: threading.Event) -> None:
     """Ask them to end, and end those that have not within `GRACE` seconds, or before if there is a hurry."""
     for child in children:
         child.signal(signal.SIGTERM)

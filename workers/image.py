@@ -33,14 +33,14 @@ from store.schema import SCHEMA
 from store.study import Study
 from workers import decode
 from workers.after import after, rows_of_one_more
+from workers.cache import device
 from workers.decode import Quarantined
 from workers.images import Entry, fingerprint
-from workers.kept import device
 from workers.prepare import versions
 from workers.prune import prove, published
 from workers.runner import MistakeError, Work
 from workers.study import where_nonfinite
-from workers.study_model import StudyModelError, kept_model_of
+from workers.study_model import StudyModelError, cached_model_of
 
 Arrays = dict[str, np.ndarray]
 
@@ -100,7 +100,7 @@ def _compute(request: ImageRequest, upload: Upload, fence: int, work: Work) -> s
     kept, picture = read
     step("model")
     try:
-        vit = kept_model_of(parent, work.settings, device())
+        vit = cached_model_of(parent, work.settings, device())
         with analysis.exact_float32():
             prove(parent, [0], base_pass(vit, torch.from_numpy(parent.read("pixels", [0]))).logits)
     except StudyModelError as error:

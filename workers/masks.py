@@ -15,7 +15,7 @@ from PIL import Image
 
 from precompute.model import ViT
 from precompute.preprocess import mask_seen_by, patch_share
-from workers.decode import MAX_BYTES, BadImageError, Kept, decode_as
+from workers.decode import MAX_BYTES, BadImageError, DecodedImage, decode_as
 from workers.images import Entry, ImageSourceError, find_images, fingerprint
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -35,7 +35,7 @@ class Masks:
 
 
 def object_shares(
-    folder: Path, kept: Sequence[Kept], vit: ViT, progress: Callable[[int, int], None] | None = None
+    folder: Path, kept: Sequence[DecodedImage], vit: ViT, progress: Callable[[int, int], None] | None = None
 ) -> tuple[np.ndarray, Masks]:
     """Share of each patch that the object covers, float32 (image, patch), 0 to 1; NaN rows for pictures without a mask.
 
@@ -98,7 +98,7 @@ def _names(picture: str) -> list[str]:
     return list(dict.fromkeys([path.with_suffix(".png").as_posix(), *own]))
 
 
-def _bytes(entry: Entry, picture: Kept) -> bytes:
+def _bytes(entry: Entry, picture: DecodedImage) -> bytes:
     if entry.refused:
         raise MaskError(f"mask {entry.path} cannot be used: {entry.refused}")
     try:
@@ -111,7 +111,7 @@ def _bytes(entry: Entry, picture: Kept) -> bytes:
         raise MaskError(f"mask {entry.path} cannot be read: {error.strerror or error}") from error
 
 
-def _mask(data: bytes, entry: Entry, picture: Kept) -> Image.Image:
+def _mask(data: bytes, entry: Entry, picture: DecodedImage) -> Image.Image:
     """The mask in `data`, of the picture's size."""
     try:
         mask = decode_mask(data)

@@ -33,7 +33,7 @@ from precompute.weights import Weights, open_model
 from store import paths, schema
 from store.settings import Settings
 from workers.copies import copies_of
-from workers.decode import Kept, Quarantined, load, scan
+from workers.decode import DecodedImage, Quarantined, load, scan
 from workers.images import ImageSet, ImageSourceError, find_images, fingerprint
 from workers.labels import ClassNames, LabelError, match_labels, own_classes, read_class_names
 from workers.masks import Masks, object_shares
@@ -75,7 +75,7 @@ class Prepared:
     request: StudyRequest
     study: Path
     vit: ViT
-    kept: list[Kept]
+    kept: list[DecodedImage]
     label: np.ndarray
     batch: analysis.Batch  # halved when memory runs out
     unit_images: int
@@ -127,7 +127,7 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
         journal = settings.data / "scans" / f"{hashlib.sha256(str(images.source).encode()).hexdigest()[:16]}.jsonl"
         journal.parent.mkdir(parents=True, exist_ok=True)
         verdicts = scan(images.entries, journal, lambda done, of: progress("images", done, of, "images"))
-    kept = [v for v in verdicts if isinstance(v, Kept)]
+    kept = [v for v in verdicts if isinstance(v, DecodedImage)]
     quarantined = [v for v in verdicts if isinstance(v, Quarantined)]
     if not kept:
         first = quarantined[0]
@@ -206,7 +206,7 @@ def prepare(request: StudyRequest, settings: Settings, progress: Progress) -> Pr
     )
 
 
-def remarks(images: ImageSet, kept: Sequence[Kept], labels: Labels) -> dict[str, Any]:
+def remarks(images: ImageSet, kept: Sequence[DecodedImage], labels: Labels) -> dict[str, Any]:
     """Which images are there more than once, and which files of the folder are no pictures; only what there is."""
     found: dict[str, Any] = {}
     if copies := copies_of([k.id for k in kept], [k.sha256 for k in kept], labels.index):
@@ -223,7 +223,7 @@ def unit_size(vit: ViT, batch: analysis.Batch) -> int:
     return images // batch.images * batch.images or images
 
 
-def seen_pixels(vit: ViT, pictures: Sequence[Kept]) -> np.ndarray:
+def seen_pixels(vit: ViT, pictures: Sequence[DecodedImage]) -> np.ndarray:
     """What the model sees of some pictures, uint8 (image, y, x, rgb)."""
     see = seen_by(vit)
     return np.stack([see(load(picture)) for picture in pictures])
@@ -241,7 +241,7 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
-def known_at_start(vit: ViT, kept: Sequence[Kept], labels: Labels) -> dict[str, np.ndarray]:
+def known_at_start(vit: ViT, kept: Sequence[DecodedImage], labels: Labels) -> dict[str, np.ndarray]:
     """The arrays that need no computing, by name."""
     metrics = analysis.metrics_of(vit)
     vectors = (("pruned_probability",) if "probability" in metrics else ()) + metrics
@@ -293,7 +293,7 @@ def class_names_of(vit: ViT, weights: Weights, given: ClassNames | None) -> Clas
     return ClassNames(known.class_names, known.wnids) if known.class_names else ClassNames.numbered(vit.num_classes)
 
 
-def labels_of(request: StudyRequest, vit: ViT, classes: ClassNames, kept: Sequence[Kept]) -> Labels:
+def labels_of(request: StudyRequest, vit: ViT, classes: ClassNames, kept: Sequence[DecodedImage]) -> Labels:
     """What is known of each image's class.
 
     Without a classifier nothing is predicted, so nothing needs matching: the folders themselves are the classes.

@@ -8,14 +8,16 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import zarr
+from cachetools import LRUCache
 from zarr.storage import MemoryStore
 
 from analyses.vocabulary import ATTENTION, INTERPOLATIONS, LEAST_CROP, OUTPUTS, POOLS, SKIPPABLE, WEIGHTS
@@ -34,10 +36,9 @@ from store.errors import StoreError, StudyNotFoundError
 from store.settings import Settings
 from store.study import open_published
 from workers.after import seconds_after
-from workers.decode import Kept as Picture
-from workers.decode import scan
+from workers.cache import memory_cache
+from workers.decode import DecodedImage, scan
 from workers.images import Entry, ImageSet, ImageSourceError, find_images
-from workers.kept import Kept
 from workers.masks import object_shares
 from workers.prepare import (
     attention_of,
@@ -67,7 +68,7 @@ STEPS = 5
 LONG_ENOUGH = 0.1
 
 
-class RefusedError(ValueError):
+class RefusedStudyError(ValueError):
     """The study would be refused, for a reason that is none of its parts' own errors.
 
     Attributes:
@@ -88,7 +89,9 @@ class _Opened:
     proved: bool = False
 
 
-_OPENED: Kept[_Opened] = Kept(lambda opened: model_bytes(opened.vit), MODEL_BYTES, MODEL_SHARE)
+@cache
+def _model_cache() -> LRUCache[Hashable, _Opened]:
+    return memory_cache(lambda opened: model_bytes(opened.vit), MODEL_BYTES, MODEL_SHARE)
 
 
 def do(lease: Lease, work: Work) -> None:
@@ -98,7 +101,7 @@ def do(lease: Lease, work: Work) -> None:
     try:
         result = price_of(request.of, work.settings, work.check, work.progress)
     except ValueError as error:
-        field = error.field if isinstance(error, RefusedError) else field_of(error, request.of)
+        field = error.field if isinstance(error, RefusedStudyError) else field_of(error, request.of)
         if field is None:
             raise
         result = {"refused": {"field": field, "message": str(error)}}
@@ -114,7 +117,7 @@ def price_of(
         check: Called between steps; it may raise, to stop.
         progress: Called with the steps done, of how many, and what they are.
     Raises:
-        ValueError: The study would be refused; `RefusedError`, or what `field_of` knows.
+        ValueError: The study would be refused; `RefusedStudyError`, or what `field_of` knows.
     """
 
     def done(steps: int) -> None:
@@ -128,7 +131,7 @@ def price_of(
     given = given_class_names(request)
     opened = _open(request, choices_of(request, given))
     vit = opened.vit
-    every = [Picture(entry.id, entry.path, entry.label, "0" * 64, 0, 0) for entry in images.entries]
+    every = [DecodedImage(entry.id, entry.path, entry.label, "0" * 64, 0, 0) for entry in images.entries]
     labels = labels_of(request, vit, class_names_of(vit, opened.weights, given), every)
     done(2)
     pictures, bad = _readable(images, batch_for(vit).images, check)
@@ -192,13 +195,13 @@ def _refuse_choices(request: StudyRequest) -> None:
         *(("skip", each, SKIPPABLE) for each in request.skip),
     ):
         if given not in choices:
-            raise RefusedError(f"{field} is {given!r}; give {', '.join(map(str, choices))}", field)
+            raise RefusedStudyError(f"{field} is {given!r}; give {', '.join(map(str, choices))}", field)
     if request.weights != "auto" and request.checkpoint is None:
-        raise RefusedError("EMA or plain is asked of a checkpoint; pick one, or leave it at auto", "weights")
+        raise RefusedStudyError("EMA or plain is asked of a checkpoint; pick one, or leave it at auto", "weights")
     if request.crop_pct is not None and not LEAST_CROP <= request.crop_pct <= 1:
-        raise RefusedError(f"the crop is {request.crop_pct}; give a share of {LEAST_CROP} to 1", "crop_pct")
+        raise RefusedStudyError(f"the crop is {request.crop_pct}; give a share of {LEAST_CROP} to 1", "crop_pct")
     if request.random_weights and request.checkpoint is not None:
-        raise RefusedError("random weights and a checkpoint exclude each other; give one of them", "checkpoint")
+        raise RefusedStudyError("random weights and a checkpoint exclude each other; give one of them", "checkpoint")
 
 
 def _open(request: StudyRequest, choices: Choices) -> _Opened:
@@ -210,7 +213,7 @@ def _open(request: StudyRequest, choices: Choices) -> _Opened:
     stamps = tuple((s.st_mtime_ns, s.st_size) if (s := _stat(each)) else None for each in beside)
     seed = request.seed if request.random_weights else None
     key = (request.model, file, stamps, seed, request.image_size, device, choices)
-    opened = _OPENED.get(key)
+    opened = _model_cache().get(key)
     if opened is None:
         vit, weights = open_model(
             request.model,
@@ -220,8 +223,7 @@ def _open(request: StudyRequest, choices: Choices) -> _Opened:
             device=device,
             choices=choices,
         )
-        opened = _Opened(vit, weights)
-        _OPENED.put(key, opened)
+        opened = _model_cache()[key] = _Opened(vit, weights)
     return opened
 
 
@@ -229,19 +231,19 @@ def _stat(file: Path) -> os.stat_result | None:
     return file.stat() if file.is_file() else None
 
 
-def _readable(images: ImageSet, wanted: int, check: Callable[[], None]) -> tuple[list[Picture], int]:
+def _readable(images: ImageSet, wanted: int, check: Callable[[], None]) -> tuple[list[DecodedImage], int]:
     """Some pictures that can be read, from all over the set, and how many that cannot were met on the way.
 
     Raises:
         ImageSourceError: None can be read.
     """
     entries, step = images.entries, max(1, len(images.entries) // wanted)
-    found: list[Picture] = []
+    found: list[DecodedImage] = []
     bad: list[Any] = []
     for entry in _spread(entries, step):
         check()
         (verdict,) = scan([entry])
-        if isinstance(verdict, Picture):
+        if isinstance(verdict, DecodedImage):
             found.append(verdict)
         else:
             bad.append(verdict)
@@ -260,7 +262,7 @@ def _spread(entries: Sequence[Entry], step: int) -> Iterator[Entry]:
         yield from entries[start::step]
 
 
-def _refuse_masks(request: StudyRequest, images: ImageSet, pictures: Sequence[Picture], vit: ViT) -> None:
+def _refuse_masks(request: StudyRequest, images: ImageSet, pictures: Sequence[DecodedImage], vit: ViT) -> None:
     """Refuse a folder of masks that has none for these pictures' set, or false ones for these pictures."""
     if request.masks is None or "patterns" in request.skip:
         return
@@ -281,7 +283,7 @@ def _is_published(study: Path, request: StudyRequest, opened: _Opened, found: in
     except StudyNotFoundError:
         return False
     except StoreError as error:
-        raise RefusedError(str(error), "name") from error
+        raise RefusedStudyError(str(error), "name") from error
     asked = {"attention": attention, "seed": request.seed, "labels": rule, "device": opened.vit.device.type}
     same = (
         known["model"] == described(opened.vit)
@@ -302,7 +304,7 @@ def _refuse_small_disk(study: Path, found: Plain) -> None:
     free = shutil.disk_usage(folder).free
     if found["bytes"] > free:
         rebuilt = found["bytes"] - found["attention_bytes"] <= free
-        raise RefusedError(
+        raise RefusedStudyError(
             f"the study needs about {found['bytes'] / 1e6:,.0f} MB and {folder} has {free / 1e6:,.0f} MB free; make "
             "room, have attention rebuilt, or take fewer images",
             "attention" if rebuilt else "images",

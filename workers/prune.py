@@ -8,12 +8,13 @@ made the study.
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Hashable, Sequence
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 
 from analyses.vocabulary import METRICS, Regions
 from jobs.requests import SUM_UP, ImageRequest, PruneRequest, from_json
@@ -28,9 +29,9 @@ from store import paths
 from store.errors import StoreError
 from store.settings import Settings
 from store.study import Study, open_published
-from workers.kept import Kept, device
+from workers.cache import device, memory_cache
 from workers.runner import MistakeError, Work
-from workers.study_model import StudyModelError, kept_model_of
+from workers.study_model import StudyModelError, cached_model_of
 
 Plain = dict[str, Any]
 Array = np.ndarray
@@ -43,8 +44,20 @@ BY_REGIONS = ("probability", "pruned_probability", "jsd", "cls_distance", "patch
 TOLERANCE = 1e-3
 
 # An image of ViT-B has 15 MB of stream and z: these are the last 130 images that people looked at.
-_BASES: Kept[Base] = Kept(lambda base: sum(t.nbytes for t in (*base.resid, *base.z)), 2_000_000_000, 1 / 8)
-_STUDIES: Kept[Study] = Kept(lambda study: 1, 4, 1.0)
+BASE_BYTES = 2_000_000_000
+BASE_SHARE = 1 / 8
+_studies: LRUCache[Hashable, Study] = LRUCache(4)
+
+
+def base_bytes(base: Base) -> int:
+    """Bytes of its stream and z."""
+    return sum(each.nbytes for each in (*base.resid, *base.z))
+
+
+@cache
+def base_cache() -> LRUCache[Hashable, Base]:
+    """Unpruned passes over one image each, of the last images that were asked about."""
+    return memory_cache(base_bytes, BASE_BYTES, BASE_SHARE)
 
 
 def do(lease: Lease, work: Work) -> None:
@@ -233,7 +246,7 @@ def _compute(
 
     The batch is halved when memory runs out, down to one image and one set of regions.
     """
-    vit = kept_model_of(found.study, settings, device())
+    vit = cached_model_of(found.study, settings, device())
     batch, start = batch_for(vit), 0
     while start < len(found.indices):
         several = max(1, min(batch.images, batch.chunk // len(rows)))
@@ -249,7 +262,7 @@ def _compute(
                 "device with more memory"
             )
         else:
-            _BASES.clear()
+            base_cache().clear()
             batch = batch.halved()
 
 
@@ -270,7 +283,7 @@ def _compute_batch(
 def _base(vit: ViT, study: Study, indices: list[int]) -> Base:
     """The unpruned pass over some images of the study: kept from an earlier time, or made and kept."""
     keys = {index: (study.manifest.content, index, vit.device) for index in indices}
-    known = {index: base for index in indices if (base := _BASES.get(keys[index])) is not None}
+    known = {index: base for index in indices if (base := base_cache().get(keys[index])) is not None}
     new = [index for index in indices if index not in known]
     if new:
         made = base_pass(vit, torch.from_numpy(study.read("pixels", new)))
@@ -279,7 +292,7 @@ def _base(vit: ViT, study: Study, indices: list[int]) -> Base:
             # Of its own memory, and without the contexts, which pruning makes anew for its heads.
             resid, z = ([each[at : at + 1].clone() for each in layers] for layers in (made.resid, made.z))
             known[index] = Base(resid, [], z, made.logits[at : at + 1].clone())
-            _BASES.put(keys[index], known[index])
+            base_cache()[keys[index]] = known[index]
     bases = [known[index] for index in indices]
     if len(bases) == 1:
         return bases[0]
@@ -326,10 +339,9 @@ def published(request: PruneRequest | ImageRequest, settings: Settings) -> Study
     except FileNotFoundError:
         raise MistakeError(f"study {request.study} is gone; open one that is there") from None
     key = (folder, stamp.st_ino, stamp.st_mtime_ns, stamp.st_size)
-    study = _STUDIES.get(key)
+    study = _studies.get(key)
     if study is None:
-        study = open_published(folder)
-        _STUDIES.put(key, study)
+        study = _studies[key] = open_published(folder)
     if study.manifest.content != request.content:
         raise MistakeError(f"study {request.study} was computed anew; open it again, and ask again")
     return study

@@ -1,11 +1,14 @@
 """Which model made a study, and is it here? Its weights looked for, opened, and proved to be the same."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from cachetools import LRUCache
 
 from precompute.demo.model import WEIGHTS as DEMO_WEIGHTS
 from precompute.errors import ModelError
@@ -14,7 +17,7 @@ from precompute.provenance import PREPROCESSING, Choices
 from precompute.weights import hub_cache, open_model
 from store.settings import Settings
 from store.study import Study
-from workers.kept import Kept
+from workers.cache import memory_cache
 
 
 class StudyModelError(ValueError):
@@ -31,7 +34,10 @@ def model_bytes(vit: ViT) -> int:
     return sum(parameter.nbytes for parameter in vit.model.parameters())
 
 
-MODELS: Kept[ViT] = Kept(model_bytes, MODEL_BYTES, MODEL_SHARE)
+@cache
+def model_cache() -> LRUCache[Hashable, ViT]:
+    """Models that were opened lately, each proved to have the weights of its key."""
+    return memory_cache(model_bytes, MODEL_BYTES, MODEL_SHARE)
 
 
 @dataclass(frozen=True)
@@ -78,14 +84,13 @@ def open_model_of(study: Study, settings: Settings, device: str) -> ViT:
     raise StudyModelError(f"weights not here: {wanted}, and they are not in {looked}{why}; {_next_step(made)}")
 
 
-def kept_model_of(study: Study, settings: Settings, device: str) -> ViT:
-    """As `open_model_of`, from MODELS if it is there."""
+def cached_model_of(study: Study, settings: Settings, device: str) -> ViT:
+    """As `open_model_of`, from `model_cache` if it is there."""
     model = study.attrs["model"]
     key = (study.attrs["weights"]["sha256"], model["name"], tuple(model["input_size"]), device, _choices(study))
-    vit = MODELS.get(key)
+    vit = model_cache().get(key)
     if vit is None:
-        vit = open_model_of(study, settings, device)
-        MODELS.put(key, vit)
+        vit = model_cache()[key] = open_model_of(study, settings, device)
     return vit
 
 

@@ -6,10 +6,11 @@ name, whichever version planned it. A worker that would not compute the very sam
 """
 
 import shutil
-from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from cachetools import LRUCache
 
 from jobs.ledger import CLEAN
 from jobs.requests import StudyRequest, from_json
@@ -37,7 +38,7 @@ _NAMES = {"torch": "PyTorch", "numpy": "NumPy", "device": "the device", "schema"
 
 # What each job needs in memory, of the last jobs in this process; so a job is prepared once in each.
 KEPT_JOBS = 2
-_prepared: OrderedDict[str, Prepared] = OrderedDict()
+_prepared: LRUCache[str, Prepared] = LRUCache(KEPT_JOBS)
 
 
 def do(lease: Lease, work: Work) -> None:
@@ -140,12 +141,10 @@ def clean(lease: Lease, work: Work, request: StudyRequest) -> None:
 
 
 def _prepare(lease: Lease, work: Work, request: StudyRequest) -> Prepared:
-    if lease.job not in _prepared:
-        _prepared[lease.job] = prepare(request, work.settings, _progress(work))
-        while len(_prepared) > KEPT_JOBS:
-            _prepared.popitem(last=False)
-    _prepared.move_to_end(lease.job)
-    return _prepared[lease.job]
+    prepared = _prepared.get(lease.job)
+    if prepared is None:
+        prepared = _prepared[lease.job] = prepare(request, work.settings, _progress(work))
+    return prepared
 
 
 def _prepare_alike(lease: Lease, work: Work, request: StudyRequest, folder: Path) -> Prepared:

@@ -27,7 +27,7 @@ from rich.table import Table
 from analyses.numbers import head_numbers, image_numbers
 from analyses.registry import ARRAYS, PROBLEMS
 from jobs.work import ENDED, Job
-from store.made import how_it_was_made, questions
+from store.provenance_text import provenance_rows, questions
 from store.study import Study
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def say_published(study: Study) -> None:
 
 def say_how_it_is_made(attrs: Mapping[str, Any]) -> None:
     """What a study's numbers stand on, a line each, and loudly what was assumed."""
-    for name, said in how_it_was_made(attrs):
+    for name, said in provenance_rows(attrs):
         err.print(f"  {name}: {said}", markup=False)
     for question in questions(attrs):
         err.print(f"[bold yellow]please check:[/] {escape(question)}")
@@ -221,7 +221,7 @@ def print_info(study: Study) -> None:
     )
     if attrs["weights"]["kind"] == "random":
         row("weights", "[bold red]RANDOM, untrained[/]")
-    for name, said in how_it_was_made(attrs):
+    for name, said in provenance_rows(attrs):
         row(name, escape(said))
     for question in questions(attrs):
         row("[yellow]please check[/]", escape(question))

@@ -19,8 +19,8 @@ from dashboard.selection import TABS, Selection, head_label
 from dashboard.views import choice
 from dashboard.words import count, day_and_time, number, percent, short_name
 from store import pictures
-from store.made import how_it_was_made, questions
 from store.manifest import Manifest
+from store.provenance_text import provenance_rows, questions
 from store.study import StudyEntry
 
 STUDY = "study"
@@ -382,7 +382,7 @@ def _how_made(attrs: dict[str, Any]) -> Caveat:
     asked = questions(attrs)
     label = "how it was made" + (f" · {len(asked)} to check" if asked else "")
     checked = [html.B("Please check"), *(f"{each[0].upper()}{each[1:]}" for each in asked)] if asked else []
-    rows = [[html.B(name), f" {said}"] for name, said in how_it_was_made(attrs)]
+    rows = [[html.B(name), f" {said}"] for name, said in provenance_rows(attrs)]
     return Caveat("made", label, (*checked, *rows))
 
 

@@ -96,7 +96,7 @@ def register(app: Dash, desk: Desk) -> None:
             return compute_again(desk, job_id)
         try:
             job = desk.cancel(uploads.job_of(desk, job_id).id, access.current().name)
-        except access.RefusedError as error:
+        except access.ForbiddenError as error:
             return problem(str(error))
         except JobNotFoundError:
             return problem("there is no such job any more; reload the page")
@@ -125,7 +125,7 @@ def compute_again(desk: Desk, job_id: str) -> Any:
         asked = desk.submit(from_json(job.kind, job.request), access.current().name)
     except JobNotFoundError:
         return problem("there is no such job any more; reload the page")
-    except (ValueError, access.RefusedError) as error:
+    except (ValueError, access.ForbiddenError) as error:
         return problem(str(error))
     said = f"{job.title} is computed again" if asked.new else f"{job.title} was asked for already, by {asked.job.who}"
     return f"{said}: {asked.unheard}" if asked.unheard else said

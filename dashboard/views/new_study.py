@@ -28,8 +28,8 @@ from jobs.client import Desk
 from jobs.requests import INTERACTIVE, PriceRequest, StudyRequest, channels, key_of
 from jobs.uploads import Upload
 from jobs.work import Job, JobNotFoundError, StudyAskedError, TooManyJobsError
-from store.made import how_it_was_made, questions
 from store.paths import STUDY_NAME, manifest_path
+from store.provenance_text import provenance_rows, questions
 
 PAGE = "new"
 FORM = "new-study-form"
@@ -465,7 +465,7 @@ def _about(result: Mapping[str, Any]) -> list[Any]:
     about = result.get("about")
     if not isinstance(about, dict):
         return []
-    rows = [part for name, said in how_it_was_made(about) for part in (html.Dt(name), html.Dd(said))]
+    rows = [part for name, said in provenance_rows(about) for part in (html.Dt(name), html.Dd(said))]
     asked = [html.Li(f"{question[0].upper()}{question[1:]}") for question in questions(about)]
     return [
         *([html.Div([html.B("Please check:"), html.Ul(asked)], className="check", role="note")] if asked else []),
@@ -624,7 +624,7 @@ def submitted(desk: Desk, request: StudyRequest) -> tuple[Any, Any]:
         done = desk.submit(request, access.current().name)
     except StudyAskedError as error:
         return no_update, [problem(f"{error} "), html.A("that job", href=f"/jobs?job={error.job}")]
-    except (ValueError, access.RefusedError) as error:
+    except (ValueError, access.ForbiddenError) as error:
         return no_update, problem(str(error))
     said = done.unheard or ""
     if not done.new:

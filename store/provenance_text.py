@@ -16,7 +16,7 @@ _LABELS = {
 }
 
 
-def how_it_was_made(attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
+def provenance_rows(attrs: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows of a name and a sentence, of the parts of `attrs` that are there: "model", "weights", "settings", "made"."""
     model, made = attrs["model"], attrs.get("made", {})
     rule = attrs.get("settings", {}).get("labels")

@@ -1,4 +1,4 @@
-"""Is the worker of this machine there? The health check of a worker's container: `python -m workers.alive QUEUE`."""
+"""Is the worker of this machine there? Asked by a worker's container: `python -m workers.healthcheck QUEUE`."""
 
 import platform
 import sys
