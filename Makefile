@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= data
+# Python's files are compiled once: else each process that a test or a server starts compiles torch for ten seconds.
+export UV_COMPILE_BYTECODE := 1
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-docker lint bench lock clean help
 
