@@ -72,15 +72,15 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(scope="session")
 def context(browser: "Browser") -> "BrowserContext":
-    """One cache: Plotly's script is large."""
-    from tests.browsing import SCREEN
+    """One cache and one process: Plotly's script is large."""
+    from tests.browsing import SCREEN, new_context
 
-    return browser.new_context(viewport=SCREEN, color_scheme="light")
+    return new_context(browser, viewport=SCREEN, color_scheme="light")
 
 
 @pytest.fixture(scope="module")
 def page_of_module(context: "BrowserContext") -> Iterator["Page"]:
-    """A page takes three seconds to load: the tests of a file share one."""
+    """A page takes seconds to load: the tests of a file share one."""
     from tests.browsing import PATIENCE
 
     shared = context.new_page()
