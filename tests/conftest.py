@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 __all__ = ["ledger_url", "new_ledger", "no_flush", "postgres_server", "postgresql", "tiny_study_path"]
 
 
+# Fixtures by which a test needs more than Python and a queue's server, and the marker that it gets for it.
+NEEDS = {"browser": "browser", "postgres_server": "postgres", "compose": "docker"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with what it needs: `make check` leaves these out."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        found = {marker for fixture, marker in NEEDS.items() if fixture in item.fixturenames}
+        if item.path.name.endswith("_docker.py"):
+            found.add("docker")
+        for marker in found:
+            item.add_marker(marker)
+
+
 @pytest.fixture(scope="session")
 def tiny_study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a published tiny study that all tests share: read it, never change it."""
