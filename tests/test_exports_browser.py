@@ -175,6 +175,10 @@ def test_a_card_explains_its_view_with_equations(page: "playwright.Page", panel:
     assert card.locator("mjx-container [data-mjx-error], mjx-container mjx-merror").count() == 0
     assert "TVCG" in card.inner_text()
     assert "$" not in card.inner_text()
+    page.wait_for_function("""() => {
+        const {top, bottom} = document.getElementById("about-card").getBoundingClientRect();
+        return top >= 0 && bottom <= innerHeight;
+    }""")  # it is placed anew when equations come late
     box = card.bounding_box()
     assert box["x"] >= 0
     assert box["y"] >= 0
