@@ -23,8 +23,14 @@ __all__ = ["ledger_url", "new_ledger", "no_flush", "postgres_server", "postgresq
 NEEDS = {"browser": "browser", "postgres_server": "postgres", "compose": "docker"}
 
 
+# The files that take longest, the longest first: they begin first, or they would be waited for at the end.
+LONGEST = ("test_chaos", "test_embedded", "test_pipeline", "test_queue_faults", "test_xss_browser")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with what it needs: `make check` leaves these out."""
+    """Mark each test with what it needs, which `make check` leaves out; and put the longest files first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     for item in items:
         assert isinstance(item, pytest.Function)
         found = {marker for fixture, marker in NEEDS.items() if fixture in item.fixturenames}
