@@ -3,11 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= data
+# Python's files are compiled once: else each process that a test or a server starts compiles torch for ten seconds.
+export UV_COMPILE_BYTECODE := 1
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-docker lint bench lock clean help
+# Three files at a time, as many tests wait for a page or a worker; more threads than cores would wait in loops.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo check test test-docker lint bench lock clean help
 
 help:
 	@echo "make demo    draw the demo pictures, compute their study, serve http://127.0.0.1:8050 with workers"
+	@echo "make check   lint, then the tests that need no browser, container or PostgreSQL: for daily work"
 	@echo "make test    lint, then all tests (installs Chromium, Redis and PostgreSQL for them where it may)"
 	@echo "make test-docker  build the images and try what their containers deny (needs Docker with Compose)"
 	@echo "make test-hostile  what takes minutes: very many false requests, very large false files"
@@ -18,10 +25,12 @@ help:
 demo: $(VENV)/worker
 	$(BIN)/headscope demo --data $(DATA)
 
-# Three files at a time, as many tests wait for a page or a worker; more threads than cores would wait in loops.
+check: lint
+	$(PYTEST) -m 'not (hostile or browser or docker or postgres)'
+
 test: lint
 	sh tests/need.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+	$(PYTEST)
 
 test-docker: $(VENV)/dev
 	docker build --target proxy --tag headscope-proxy .

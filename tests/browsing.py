@@ -27,8 +27,11 @@ needs_chromium = pytest.mark.skipif(
 # WebGL, which the maps are drawn with, has no GPU here.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 FLAGS += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+# All pages of a context in one process, whatever the port: a page's scripts are ready there once one page has run.
+FLAGS += ["--process-per-site"]
 SCREEN = {"width": 1440, "height": 900}
 NARROW = {"width": 1280, "height": 720}
+ANCHOR = "http://127.0.0.1/"  # of the site of all pages; nobody is asked for it
 PATIENCE = 30_000  # ms
 # Until no graph has been drawn for some frames: what follows a size that changed comes last.
 STILL = """() => new Promise(then => {
@@ -78,6 +81,15 @@ def launched() -> Iterator["Browser"]:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+def new_context(browser: "Browser", **options: Any) -> "BrowserContext":
+    """A context whose one process stays, by a page that is empty, while no other page is open."""
+    context = browser.new_context(**options)
+    anchor = context.new_page()
+    anchor.route(ANCHOR, lambda route: route.fulfill(content_type="text/html", body=""))
+    anchor.goto(ANCHOR)
+    return context
 
 
 @contextmanager

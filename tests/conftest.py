@@ -19,6 +19,27 @@ if TYPE_CHECKING:
 __all__ = ["ledger_url", "new_ledger", "no_flush", "postgres_server", "postgresql", "tiny_study_path"]
 
 
+# Fixtures by which a test needs more than Python and a queue's server, and the marker that it gets for it.
+NEEDS = {"browser": "browser", "postgres_server": "postgres", "compose": "docker"}
+
+
+# The files that take longest, the longest first: they begin first, or they would be waited for at the end.
+LONGEST = ("test_chaos", "test_embedded", "test_pipeline", "test_queue_faults", "test_xss_browser")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with what it needs, which `make check` leaves out; and put the longest files first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        found = {marker for fixture, marker in NEEDS.items() if fixture in item.fixturenames}
+        if item.path.name.endswith("_docker.py"):
+            found.add("docker")
+        for marker in found:
+            item.add_marker(marker)
+
+
 @pytest.fixture(scope="session")
 def tiny_study_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a published tiny study that all tests share: read it, never change it."""
@@ -72,15 +93,15 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(scope="session")
 def context(browser: "Browser") -> "BrowserContext":
-    """One cache: Plotly's script is large."""
-    from tests.browsing import SCREEN
+    """One cache and one process: Plotly's script is large."""
+    from tests.browsing import SCREEN, new_context
 
-    return browser.new_context(viewport=SCREEN, color_scheme="light")
+    return new_context(browser, viewport=SCREEN, color_scheme="light")
 
 
 @pytest.fixture(scope="module")
 def page_of_module(context: "BrowserContext") -> Iterator["Page"]:
-    """A page takes three seconds to load: the tests of a file share one."""
+    """A page takes seconds to load: the tests of a file share one."""
     from tests.browsing import PATIENCE
 
     shared = context.new_page()

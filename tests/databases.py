@@ -92,7 +92,7 @@ def new_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path, new_ledger: Path) -> str:
     """URL of a new ledger, in each kind of database."""
     if request.param == "postgresql":

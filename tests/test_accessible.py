@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.browsing import SCREEN, needs_chromium, playwright, served, sound_page
+from tests.browsing import needs_chromium, playwright, served, sound_page
 from tests.fake_desk import FakeDesk
 from tests.studies import write_tiny_study
 
@@ -46,9 +46,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=["light", "dark"])
-def page(request: pytest.FixtureRequest, browser: "playwright.Browser", address: str) -> Iterator["playwright.Page"]:
+def page(
+    request: pytest.FixtureRequest, context: "playwright.BrowserContext", address: str
+) -> Iterator["playwright.Page"]:
     """One page a theme: Plotly's script is large."""
-    with sound_page(browser, viewport=SCREEN, color_scheme=request.param) as page:
+    with sound_page(context) as page:
+        page.emulate_media(color_scheme=request.param)
         yield page
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dashboard.about import ABOUT
 from dashboard.theme import LIGHT
-from tests.browsing import SCREEN, needs_chromium, opened, playwright, served, sound_page
+from tests.browsing import needs_chromium, opened, playwright, served, sound_page
 from tests.fake_desk import FakeDesk
 from tests.studies import write_tiny_study
 
@@ -31,15 +31,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(browser: "playwright.Browser", address: str) -> Iterator["playwright.Page"]:
+def page(context: "playwright.BrowserContext", address: str) -> Iterator["playwright.Page"]:
     """The workspace, once for all: what leaves does not change it."""
-    context = browser.new_context(viewport=SCREEN, color_scheme="light")
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     with sound_page(context, "404 (Not Found)") as opened_page:  # that one of the tests answers itself
         opened(opened_page, address)
         opened_page.wait_for_load_state("networkidle")
         yield opened_page
-    context.close()
+    context.clear_permissions()
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +175,10 @@ def test_a_card_explains_its_view_with_equations(page: "playwright.Page", panel:
     assert card.locator("mjx-container [data-mjx-error], mjx-container mjx-merror").count() == 0
     assert "TVCG" in card.inner_text()
     assert "$" not in card.inner_text()
+    page.wait_for_function("""() => {
+        const {top, bottom} = document.getElementById("about-card").getBoundingClientRect();
+        return top >= 0 && bottom <= innerHeight;
+    }""")  # it is placed anew when equations come late
     box = card.bounding_box()
     assert box["x"] >= 0
     assert box["y"] >= 0

@@ -1,6 +1,7 @@
 """The pages of jobs and of a new study in a browser: live, by keyboard alone, and without losing the workspace."""
 
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Lab:
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def open(self, port: int = 0) -> None:
+    def open(self, port: int) -> None:
         app = create_app(Settings(data=self.data), self.desk)
         self.server = make_server("127.0.0.1", port, app.server, threaded=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -75,8 +76,15 @@ class Lab:
         self.desk.ledger.finish(lease, result=result or ({"study": lease.key} if lease.kind == "study" else None))
 
 
+@pytest.fixture(scope="module")
+def port() -> int:
+    """The one of all these tests: the browser has the scripts of its address already."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> Iterator[Lab]:
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     monkeypatch.setattr(Desk, "ring", lambda *given: None)
     for picture in ("cats/1.png", "cats/2.png", "dogs/1.png"):
@@ -86,7 +94,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     made.desk.ledger.keep("models", MODELS)
     for queue in ("interactive", "bulk"):
         made.desk.ledger.here(f"w:{queue}", queue, "cpu")
-    made.open()
+    made.open(port)
     yield made
     made.close()
 

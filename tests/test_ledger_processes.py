@@ -31,7 +31,7 @@ PLAN = Step(0, 0, "plan")
 LATER = [Step(1, 0, "images", 16), Step(1, 1, "images", 16)]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
         return request.getfixturevalue("postgresql")

@@ -19,9 +19,7 @@ BARS = ".mode .bar:not([hidden])"
 READING = "#pruning-reading"
 
 
-@pytest.fixture
-def page(fresh_page: "playwright.Page") -> "playwright.Page":
-    return fresh_page
+# The seventh bar stays on a page for good: who makes one has a fresh page.
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +98,8 @@ def test_regions_are_picked_by_mouse_and_by_keyboard_and_nothing_is_asked(
     playwright.expect(page.locator(".mode .reference:not([hidden])")).to_have_count(6)
 
 
-def test_bars_and_matrix_are_named_and_hatch_what_is_pruned(page: "playwright.Page", address: str):
+def test_bars_and_matrix_are_named_and_hatch_what_is_pruned(fresh_page: "playwright.Page", address: str):
+    page = fresh_page
     opened(page, address + "?study=first&regions=5")
     expect_bars(page, 7)
     bars = page.eval_on_selector_all(
@@ -142,8 +141,9 @@ def test_a_bar_under_the_pointer_shows_its_predictions(page: "playwright.Page", 
 
 
 def test_any_regions_are_switched_in_the_matrix_and_are_a_seventh_bar(
-    page: "playwright.Page", address: str, desk: FakeDesk
+    fresh_page: "playwright.Page", address: str, desk: FakeDesk
 ):
+    page = fresh_page
     opened(page, address + "?study=first&layer=1&head=3")
     expect_bars(page)
     playwright.expect(page.locator("#pruning-matrix [aria-pressed=true]")).to_have_count(4)
@@ -242,7 +242,8 @@ def test_a_failure_is_told_and_can_be_tried_again(page: "playwright.Page", addre
     playwright.expect(page.locator("#pruning-top")).to_be_hidden()
 
 
-def test_the_images_of_the_set_are_pruned_on_a_press(page: "playwright.Page", address: str, desk: FakeDesk):
+def test_the_images_of_the_set_are_pruned_on_a_press(fresh_page: "playwright.Page", address: str, desk: FakeDesk):
+    page = fresh_page
     opened(page, address + "?study=first&layer=2&head=1&image=&images=p:0..1")
     run = page.locator("#pruning-run")
     playwright.expect(run).to_have_text(f"prune over the {IMAGES} images of the set")

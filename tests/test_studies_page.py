@@ -12,7 +12,7 @@ from store.attempt import Attempt
 from store.manifest import Manifest
 from store.paths import manifest_path
 from store.study import list_studies
-from tests.browsing import SCREEN, needs_chromium, playwright, served, sound_page
+from tests.browsing import needs_chromium, playwright, served, sound_page
 from tests.fake_desk import a_job
 from tests.studies import tiny_study, write_tiny_study
 
@@ -137,8 +137,8 @@ def names(page: "playwright.Page") -> list[str]:
 
 
 @needs_chromium
-def test_a_row_opens_its_study_and_back_comes_back(browser: "playwright.Browser", studies: Path):
-    with served(studies.parent) as address, sound_page(browser, viewport=SCREEN, color_scheme="light") as page:
+def test_a_row_opens_its_study_and_back_comes_back(context: "playwright.BrowserContext", studies: Path):
+    with served(studies.parent) as address, sound_page(context) as page:
         page.goto(address + "/studies")
         playwright.expect(page.locator("#studies-counted")).to_have_text("6 studies")
         assert names(page)[:2] == ["unlabelled", "whole"]
@@ -158,8 +158,8 @@ def test_a_row_opens_its_study_and_back_comes_back(browser: "playwright.Browser"
 
 
 @needs_chromium
-def test_without_a_study_the_page_says_how_to_make_one(browser: "playwright.Browser", tmp_path: Path):
-    with served(tmp_path) as address, sound_page(browser, viewport=SCREEN, color_scheme="light") as page:
+def test_without_a_study_the_page_says_how_to_make_one(context: "playwright.BrowserContext", tmp_path: Path):
+    with served(tmp_path) as address, sound_page(context) as page:
         page.goto(address + "/studies")
         playwright.expect(page.locator("#studies-empty")).to_contain_text("headscope demo")
         page.locator("#studies-empty").get_by_role("link", name="New study").click()
@@ -171,11 +171,13 @@ def test_without_a_study_the_page_says_how_to_make_one(browser: "playwright.Brow
 
 
 @needs_chromium
-def test_pictures_far_below_the_window_are_not_asked_for(browser: "playwright.Browser", studies: Path, tmp_path: Path):
+def test_pictures_far_below_the_window_are_not_asked_for(
+    context: "playwright.BrowserContext", studies: Path, tmp_path: Path
+):
     for number in range(60):
         shutil.copytree(studies / "unlabelled", tmp_path / "studies" / f"study-{number:02}")
     asked: list[str] = []
-    with served(tmp_path) as address, sound_page(browser, viewport=SCREEN, color_scheme="light") as page:
+    with served(tmp_path) as address, sound_page(context) as page:
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address + "/studies")
         playwright.expect(page.locator(".study")).to_have_count(60)

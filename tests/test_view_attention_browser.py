@@ -23,11 +23,6 @@ READOUT = "#attention-readout"
 ACCENT = (214, 24, 108)
 
 
-@pytest.fixture
-def page(fresh_page: "playwright.Page") -> "playwright.Page":
-    return fresh_page
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """With one head of one image that is not finite."""

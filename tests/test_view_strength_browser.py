@@ -19,11 +19,6 @@ PANEL = ".attention-strength"
 RINGS = "#strength-rings"
 
 
-@pytest.fixture
-def page(fresh_page: "playwright.Page") -> "playwright.Page":
-    return fresh_page
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory):
     """Forty images, so that a head's entropies are a distribution."""

@@ -366,14 +366,22 @@
     function open(button, popover) {
         popover.popover = "auto";
         popover.showPopover();
-        const at = button.getBoundingClientRect(), {offsetWidth: width, offsetHeight: height} = popover;
-        const below = at.bottom + 4 + height <= innerHeight || at.top < innerHeight / 2;
-        const top = below ? Math.min(at.bottom + 4, innerHeight - height - 8) : at.top - height - 4;
-        popover.style.left = `${Math.max(8, Math.min(at.right - width, innerWidth - width - 8))}px`;
-        popover.style.top = `${Math.max(8, top)}px`;
+        const place = () => {
+            const at = button.getBoundingClientRect(), {offsetWidth: width, offsetHeight: height} = popover;
+            const below = at.bottom + 4 + height <= innerHeight || at.top < innerHeight / 2;
+            const top = below ? Math.min(at.bottom + 4, innerHeight - height - 8) : at.top - height - 4;
+            popover.style.left = `${Math.max(8, Math.min(at.right - width, innerWidth - width - 8))}px`;
+            popover.style.top = `${Math.max(8, top)}px`;
+        };
+        place();
+        const resized = new ResizeObserver(place); // equations may come when it is open already
+        resized.observe(popover);
         opener = button;
         button.setAttribute("aria-expanded", "true");
-        popover.addEventListener("beforetoggle", () => button.setAttribute("aria-expanded", "false"), {once: true});
+        popover.addEventListener("beforetoggle", () => {
+            resized.disconnect();
+            button.setAttribute("aria-expanded", "false");
+        }, {once: true});
         (popover.querySelector("[role=menuitem]") ?? popover).focus();
     }
 
