@@ -10,27 +10,12 @@ from urllib.parse import quote
 from dash import Dash, html
 from flask import Flask
 
-from dashboard import access, bodies, exports, one_length, pictures, routes, theme, uploads, writer
+from dashboard import about, access, bodies, exports, one_length, pictures, routes, theme, uploads, writer
 from dashboard.data import Shelf
 from dashboard.exports import Export
 from dashboard.offers import Offers
-from dashboard.views import (
-    attention_strength,
-    export_menu,
-    head_attention,
-    head_card,
-    head_importance,
-    header,
-    image_card,
-    image_overview,
-    jobs,
-    new_study,
-    pattern_map,
-    pattern_map_export,
-    pruning,
-    pruning_export,
-    studies,
-)
+from dashboard.views import export_menu, header, jobs, new_study, studies
+from dashboard.workspace import VIEWS, stage
 from jobs.client import Desk
 from store.settings import Settings
 
@@ -41,16 +26,7 @@ ASSETS = Path(__file__).with_name("assets")
 MOST_FILES, OTHER_FILES = 2_224, 224
 SILENT_SECONDS = 30
 
-DRAWINGS = (
-    *header.DRAWINGS,
-    *image_overview.DRAWINGS,
-    image_card.DRAWING,
-    head_importance.DRAWING,
-    head_card.DRAWING,
-    *attention_strength.DRAWINGS,
-    *pattern_map.DRAWINGS,
-    head_attention.DRAWING,
-)
+DRAWINGS = (*header.DRAWINGS, *(drawing for view in VIEWS for drawing in view.drawings))
 
 # first.js stands in the page itself: it says so if another does not arrive. theme.js stands in the head, so that a dark
 # page is dark before it is painted, and headscope.js, as other scripts use it; the rest is loaded by Dash.
@@ -94,48 +70,32 @@ def create_app(settings: Settings, desk: Desk | None = None) -> Dash:
     app.index_string = page.replace("COLOURS", theme.css()).replace("FIRST", first)
     access.guard(app.server, settings)
     bodies.guard(app.server)
-    outgoing = leaving(desk)
+    outgoing = [export for view in VIEWS for export in view.exports(desk)]
     app.layout = lambda: layout(shelf, outgoing)
     app.validation_layout = html.Div([layout(shelf, outgoing), new_study.form()])  # everything that may come
-    for view in (header, attention_strength, pattern_map):
-        view.register(app, shelf)
-    pruning.register(app, shelf, desk)
+    header.register(app, shelf)
+    for view in VIEWS:
+        view.register(app, shelf, desk)
     writer.register(app, shelf, DRAWINGS)
     jobs.register(app, desk)
     new_study.register(app, shelf, desk, Offers(settings))
     studies.register(app, shelf, desk)
     routes.add_routes(app.server, shelf, desk)
-    exports.add_routes(app.server, shelf, outgoing)
+    exports.add_routes(app.server, shelf, outgoing, {view.name: about.text_of(view) for view in VIEWS})
     uploads.add_routes(app.server, settings, desk)
     pictures.add_routes(app.server, settings, shelf, desk)
     routes.guard(app, first)
     return app
 
 
-def leaving(desk: Desk) -> list[Export]:
-    """Everything that can leave the page."""
-    views = (
-        *(image_overview, image_card, head_importance, head_card, attention_strength),
-        *(pattern_map_export, head_attention),
-    )
-    return [*(export for view in views for export in view.EXPORTS), *pruning_export.exports(desk)]
-
-
 def layout(shelf: Shelf, outgoing: Sequence[Export]) -> html.Div:
     """The whole page, without data. Read anew at each load, so that a new study is in the picker."""
-    stage = [
-        image_overview.layout(),
-        head_importance.layout(),
-        html.Div([pruning.layout(), head_card.layout()], className="row about-head"),
-        html.Div([image_card.layout(), attention_strength.layout()], className="row low"),
-        html.Div([pattern_map.layout(), head_attention.layout()], className="row attention"),
-    ]
     return html.Div(
         [
             header.layout(shelf.entries()),
             *writer.layout(),
             html.Div(id=writer.EMPTY, className="empty"),
-            html.Main(stage, id=writer.STAGE, className="stage"),
+            html.Main(stage(), id=writer.STAGE, className="stage"),
             jobs.layout(),
             new_study.layout(),
             studies.layout(),

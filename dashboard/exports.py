@@ -18,7 +18,7 @@ from flask import Flask, Response, abort, request
 from plotly.io.json import to_json_plotly
 
 from analyses.registry import HEAD_NUMBERS
-from dashboard.about import ABOUT, SOURCE, text_of
+from dashboard.about import SOURCE
 from dashboard.data import Shelf, StudyFacts, facts, indices_of
 from dashboard.image_sets import conditions_of
 from dashboard.selection import Selection, asked_for, resolve
@@ -173,9 +173,11 @@ def of_study(array: str) -> list[str]:
 # --- addresses ---
 
 
-def add_routes(server: Flask, shelf: Shelf, exports: Iterable[Export]) -> None:
+def add_routes(server: Flask, shelf: Shelf, exports: Iterable[Export], texts: Mapping[str, str]) -> None:
     """What leaves, and what the views say of themselves. What is not there is 404, what cannot be meant 400.
 
+    Args:
+        texts: What each panel says of itself, in Markdown.
     Raises:
         ValueError: Two exports have one name.
     """
@@ -201,9 +203,9 @@ def add_routes(server: Flask, shelf: Shelf, exports: Iterable[Export]) -> None:
 
     @server.get("/about/<panel>.md")
     def about(panel: str) -> Response:
-        if panel not in ABOUT:
-            abort(404, f"nothing is said about {panel[:LONGEST_PART]}; there are {', '.join(ABOUT)}")
-        return Response(f"{text_of(panel)}\n{SOURCE}\n", mimetype="text/markdown")
+        if panel not in texts:
+            abort(404, f"nothing is said about {panel[:LONGEST_PART]}; there are {', '.join(texts)}")
+        return Response(f"{texts[panel]}\n{SOURCE}\n", mimetype="text/markdown")
 
 
 def _asked(shelf: Shelf, search: str) -> tuple[StudyFacts, Selection]:

@@ -3,7 +3,7 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Self
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -39,17 +39,7 @@ MAP_COLOURS = ("layer", "pattern", "importance")
 # Which attention of the picked token is meant: where it looks, who looks at it, or both.
 DIRECTIONS = ("both", "from", "to")
 
-# The panels, any of which can fill the screen; and which of two share a place on a narrow one.
-PANELS = (
-    "image-overview",
-    "image-card",
-    "head-importance",
-    "pruning",
-    "head-card",
-    "attention-strength",
-    "pattern-map",
-    "head-attention",
-)
+# Which of two panels that share a place on a narrow screen is there.
 TABS = ("patterns", "strength")
 THEMES = ("light", "dark")
 
@@ -80,7 +70,7 @@ class Selection:
             the mean over patches.
         direction: Of the token's attention, of DIRECTIONS.
         top: The strongest so many per cent of the attention values are shown.
-        large: The panel that fills the screen, of PANELS, or "".
+        large: The panel that fills the screen, of `panels`, or "".
         tab: Which panels are seen where the screen is too narrow for all, of TABS.
         theme: Of THEMES.
     """
@@ -210,10 +200,18 @@ class Facts:
             "map_as": MAP_LOOKS,
             "map_colour": MAP_COLOURS,
             "direction": DIRECTIONS,
-            "large": ("", *PANELS),
+            "large": ("", *panels()),
             "tab": TABS,
             "theme": THEMES,
         }
+
+
+@cache
+def panels() -> tuple[str, ...]:
+    """The panels, any of which can fill the screen: those of the views, which read this module."""
+    from dashboard.workspace import VIEWS
+
+    return tuple(view.name for view in VIEWS)
 
 
 def head_label(layer: int, head: int) -> str:

@@ -17,12 +17,13 @@ from dash.development.base_component import Component
 from flask import Flask
 from flask.testing import FlaskClient
 
-from dashboard.about import ABOUT
 from dashboard.app import create_app
 from dashboard.data import Shelf, StudyFacts, facts
 from dashboard.exports import ROWS, Export, add_routes, caption, csv_lines, file_name
 from dashboard.selection import Selection, default, to_search
+from dashboard.view import View
 from dashboard.views import export_menu
+from dashboard.workspace import VIEWS
 from store.errors import StoreError
 from store.settings import Settings
 from tests.components import components
@@ -172,7 +173,7 @@ def echo(name: str = "echo", **changes: Any) -> Export:
 
 def server_with(shelf: Shelf, *exports: Export) -> FlaskClient:
     server = Flask("exports")
-    add_routes(server, shelf, exports)
+    add_routes(server, shelf, exports, {view.name: view.about for view in VIEWS})
     return server.test_client()
 
 
@@ -248,13 +249,13 @@ def exported(app: Dash) -> list[str]:
 
 def test_every_panel_explains_itself_and_enlarges(app: Dash):
     every = [properties(each) for each in components(app.layout())]
-    assert {each["data-about"] for each in every if "data-about" in each} == set(ABOUT)
-    assert {each["data-menu"] for each in every if "data-menu" in each} == set(ABOUT)
+    assert {each["data-about"] for each in every if "data-about" in each} == {view.name for view in VIEWS}
+    assert {each["data-menu"] for each in every if "data-menu" in each} == {view.name for view in VIEWS}
 
 
-@pytest.mark.parametrize("panel", ABOUT)
-def test_what_a_panel_says_names_files_that_compute_it(panel: str):
-    root, text = Path(__file__).parents[1], ABOUT[panel]
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_what_a_panel_says_names_files_that_compute_it(view: View):
+    root, text = Path(__file__).parents[1], view.about
     named = re.findall(r"`((?:precompute|store|workers|docs)/\w+\.\w+)`", text)
     assert named
     assert [name for name in named if not (root / name).is_file()] == []
@@ -265,7 +266,7 @@ def test_what_a_panel_says_names_files_that_compute_it(panel: str):
 
 def test_every_panel_has_something_to_leave_with(app: Dash):
     [menu] = [properties(each) for each in components(app.layout()) if getattr(each, "id", None) == export_menu.MENU]
-    assert {export["panel"] for export in json.loads(menu["data-exports"])} == set(ABOUT)
+    assert {export["panel"] for export in json.loads(menu["data-exports"])} == {view.name for view in VIEWS}
 
 
 def queries(shelf: Shelf, study: str) -> list[str]:

@@ -8,8 +8,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from dashboard.about import ABOUT
 from dashboard.theme import LIGHT
+from dashboard.workspace import VIEWS
 from tests.browsing import needs_chromium, opened, playwright, served, sound_page
 from tests.fake_desk import FakeDesk
 from tests.studies import write_tiny_study
@@ -165,7 +165,7 @@ def test_a_panel_is_enlarged_from_its_menu(page: "playwright.Page"):
 # --- what is said ---
 
 
-@pytest.mark.parametrize("panel", ABOUT)
+@pytest.mark.parametrize("panel", [view.name for view in VIEWS])
 def test_a_card_explains_its_view_with_equations(page: "playwright.Page", panel: str):
     before = page.evaluate("location.search")
     page.click(f"[data-about={panel}]")

@@ -14,6 +14,7 @@ from analyses.numbers import head_numbers, image_numbers
 from dashboard import about
 from dashboard.data import Shelf, StudyFacts, facts
 from dashboard.selection import Selection, default, resolve
+from dashboard.view import View
 from dashboard.views import (
     head_attention,
     head_card,
@@ -24,6 +25,7 @@ from dashboard.views import (
     pattern_map_export,
     studies,
 )
+from dashboard.workspace import VIEWS
 from store.attempt import Attempt
 from tests.components import components
 from tests.studies import RUN, write_tiny_study
@@ -177,13 +179,17 @@ def test_the_overview_is_coloured_by_a_number_of_images_and_the_card_has_it(
     assert "'0 to 255'" in body
 
 
+def view_of(name: str) -> View:
+    return next(view for view in VIEWS if view.name == name)
+
+
 def test_the_buttons_and_the_texts_are_those_of_the_rows(known: StudyFacts):
     values = [getattr(each, "data-value", "") for each in components([head_importance.layout()])]
     assert json.dumps(["metric", "acme:each"]) in values
     for panel, name in (("head-importance", "acme:once"), ("image-card", "acme:bright")):
-        assert f"array `{name}`" in about.text_of(panel).replace("Array", "array")
-    assert r"\<b\>once\</b\>" in about.text_of("head-card")  # text of another package is no markup
-    assert about.text_of("pruning") == about.ABOUT["pruning"]
+        assert f"array `{name}`" in about.text_of(view_of(panel)).replace("Array", "array")
+    assert r"\<b\>once\</b\>" in about.text_of(view_of("head-card"))  # text of another package is no markup
+    assert about.text_of(view_of("pruning")) == view_of("pruning").about
 
 
 def test_a_study_without_them_says_so(tmp_path: Path, installed: None):

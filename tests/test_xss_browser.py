@@ -11,8 +11,8 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from dashboard.about import ABOUT
 from dashboard.selection import THEMES
+from dashboard.workspace import VIEWS
 from jobs import uploads
 from jobs.requests import PriceRequest, PruneRequest, StudyRequest, UploadRequest, to_json
 from jobs.uploads import Contents
@@ -314,7 +314,7 @@ def test_no_picture_that_leaves_has_a_script_in_it(
 def test_lines_and_cards_are_shown_as_text(page: "Page", address: str):
     opened(page, at(address, image=f"{ATTACKS[0]} 0", images=f"id:{quote(ATTACKS[2])}"))
     dialog = page.locator("#python-lines")
-    for panel in ABOUT:
+    for panel in (view.name for view in VIEWS):
         page.click(f"[data-menu={panel}]")
         name = page.locator("#export-menu [data-as=py]").first.get_attribute("data-export")
         lines = page.evaluate("async name => (await fetch(`/export/${name}.py${location.search}`)).text()", name)

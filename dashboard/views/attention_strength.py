@@ -16,6 +16,7 @@ from dashboard.exports import Columns, Export, opening, over_images
 from dashboard.image_sets import Entropy, conditions_of, without
 from dashboard.selection import Selection, head_label
 from dashboard.theme import Palette, colorscale, faded, palette
+from dashboard.view import View
 from dashboard.views.panel import panel
 from dashboard.words import count, number
 from store.study import Study
@@ -566,4 +567,41 @@ EXPORTS = (
         images_lines,
         f"graph:{IMAGES}",
     ),
+)
+
+
+ABOUT = r"""
+How far a head's patches look: their attention by distance on the patch grid, and how evenly it is spread.
+
+**Read it.** Above: a point a head, by layer; low entropy, it looks at one distance; high, at all alike. Below, left:
+the selected head's strength at each hop, on this image and as the mean of the set. Right: its entropy over the images
+of the set; the line is this image. Brush it to make an image set.
+
+**Computed.** Hop $k$ of a patch are the patches at Chebyshev distance $k$: a square ring $N_k(q)$, clipped at the
+border (Fig. 5). The mean over the ring comes first, then that over the $|Q_k|$ patches which have such a ring:
+
+$$
+s_k = \frac{1}{|Q_k|} \sum_{q \,\in\, Q_k} \frac{1}{|N_k(q)|} \sum_{r \,\in\, N_k(q)} A[q, r],
+\qquad k = 0 \dots p - 1 \qquad \text{(Eq. 7, 8)}
+$$
+
+$A$ is as it is, not renormalised without CLS; on a grid that is no square, $p$ is its longer side. The entropy (Sec.
+5.3.2) is scaled to 0 … 1:
+
+$$
+H = -\frac{1}{\ln p} \sum_k \hat s_k \ln \hat s_k, \qquad \hat s_k = \frac{s_k}{\sum_h s_h}
+$$
+
+Computed in `precompute/strength.py` · arrays `strength`, `entropy`
+"""
+
+VIEW = View(
+    "attention-strength",
+    layout,
+    drawings=DRAWINGS,
+    about=ABOUT,
+    exports=lambda desk: EXPORTS,
+    register=lambda app, shelf, desk: register(app, shelf),
+    row="low",
+    place=5,
 )

@@ -16,6 +16,7 @@ from dashboard.exports import Columns, Export
 from dashboard.routes import image_words, pictures_url
 from dashboard.selection import Selection
 from dashboard.theme import Palette
+from dashboard.view import View
 from dashboard.views.panel import panel
 from dashboard.words import number
 from store.errors import StoreError
@@ -201,4 +202,36 @@ EXPORTS = (
     Export(NAME, "two-axes", "Two axes", lines_numbers, lines_python, f"canvas:{AXES}"),
     Export(NAME, "attention-matrix", "Matrix", matrix_numbers, matrix_python, f"canvas:{MATRIX}"),
     Export(NAME, "attention-histogram", "Histogram", histogram_numbers, histogram_python, f"canvas:{HISTOGRAM}"),
+)
+
+
+ABOUT = r"""
+One head on one image: who looks at whom.
+
+**Read it.** Blue is attention from or to CLS and other prefix tokens, orange attention between patches; darker is
+more (on a dark page, lighter). Only the strongest are drawn: drag the line of the histogram. *Two axes*: sources
+above, targets below, a line from each source to what it looks at. *Matrix*: rows look, columns are looked at, each
+row sums to 1; the row and the column of CLS are widened. *Images*: under the source mask, bright where patches look
+at the chosen token; under the target mask, bright where it looks. Hover a token for its attention, click to pin it.
+
+**Computed.** With $q$, $k$ the head's queries and keys, of $d$ numbers each:
+
+$$
+A = \operatorname{softmax}\!\left(\frac{q k^{\top}}{\sqrt d}\right) \qquad \text{(Eq. 1)}
+$$
+
+stored as float16, or, where a study says *rebuilt*, computed again from the stored residual stream and weights. The
+threshold of *top* $x$ % is the quantile $1 - x / 100$ of all values of this matrix (Sec. 5.4.2).
+
+Computed in `precompute/model.py`, `store/rebuild.py` · arrays `attention`, or `residual` and the weights
+"""
+
+VIEW = View(
+    "head-attention",
+    layout,
+    drawings=(DRAWING,),
+    about=ABOUT,
+    exports=lambda desk: EXPORTS,
+    row="attention",
+    place=7,
 )

@@ -17,6 +17,7 @@ from dashboard.drawing import BODY, Drawing
 from dashboard.exports import Columns, Export, opening
 from dashboard.selection import Selection
 from dashboard.theme import Palette, palette
+from dashboard.view import View
 from dashboard.views.panel import panel
 from dashboard.words import count, number, ordinal, share
 from store.errors import StoreError
@@ -350,3 +351,40 @@ def figure(facts: StudyFacts, chosen: Selection) -> go.Figure:
 
 
 EXPORTS = (Export("head-card", "head-card", "Selected head", numbers, python, "figure", figure),)
+
+
+ABOUT = r"""
+The selected head in numbers: on this image, over the image set, and its place among all heads.
+
+**Read it.** *Entropy*: 0, all attention at one distance; 1, alike at all. *Pattern*: the shape of the attention, with
+a score of 0 to 1, and on how many images the head has it; *mixed* is no one shape. *Content relevance*: 0, the same
+attention on every image; 1, unrelated between images. *Object AUC*: the chance that a pixel of the object gets more
+attention than one of the background; 0.5, it does not tell them apart.
+
+**Computed.** Importance and entropy as in their panels. Content relevance, over all pairs of the $m$ images of the
+study, $r$ being Pearson's correlation of the attention between patches:
+
+$$
+1 - \frac{2}{m (m - 1)} \sum_{x < y} r(A_x, A_y)
+$$
+
+Object AUC, with $a$ the mean attention that a patch receives from patches (*CLS object AUC*: from CLS):
+
+$$
+\Pr(a_{\mathrm{object}} > a_{\mathrm{background}}) + \tfrac12 \Pr(a_{\mathrm{object}} = a_{\mathrm{background}})
+$$
+
+The paper names patterns by eye (Fig. 13, Sec. 6.3.1); the scores, and these two numbers, are Headscope's own.
+
+Computed in `precompute/pattern_names.py`, `precompute/content.py` · formulas of the patterns: `docs/patterns.md`
+"""
+
+VIEW = View(
+    "head-card",
+    layout,
+    drawings=(DRAWING,),
+    about=ABOUT,
+    exports=lambda desk: EXPORTS,
+    row="about-head",
+    place=3,
+)

@@ -20,6 +20,7 @@ from dashboard.drawing import BODY, Drawing
 from dashboard.exports import Columns, Export, of_study, opening, over_images
 from dashboard.selection import Selection, head_label
 from dashboard.theme import Palette, colorscale, faded, palette
+from dashboard.view import View
 from dashboard.views import choice
 from dashboard.views.panel import panel
 from dashboard.words import count, number, ordinal
@@ -446,3 +447,49 @@ def python(facts: StudyFacts, chosen: Selection) -> str:
 
 
 EXPORTS = (Export("head-importance", "head-importance", "Head importance", numbers, python, f"graph:{GRAPH}"),)
+
+
+ABOUT = r"""
+What changes when one head is pruned: its attention matrix is set to 0 after the softmax, nothing is renormalised.
+
+**Read it.** A point a head, layer by layer. With an image: its own values over the mean. Without: the mean over the
+image set and one standard deviation (of the set itself, not estimated). *Probability* draws what is left of
+P(target), so low means that the head matters (Sec. 5.2.4), and the map of layers and heads draws the drop. Of the
+other metrics, high means that it matters. They disagree: later layers make up for a head, so it can change its own
+layer much and the prediction little (Sec. 5.2.2).
+
+**Computed**, of head $j$ in layer $i$, $P$ before and $P_{i,j}$ after:
+
+$$
+I^{\mathrm{prob}}_{i,j} = P[\mathrm{target}] - P_{i,j}[\mathrm{target}] \qquad \text{(Eq. 3)}
+$$
+
+$$
+I^{\mathrm{JSD}}_{i,j} = \tfrac12 \sum_c P(c) \log_2 \frac{P(c)}{M(c)}
++ \tfrac12 \sum_c P_{i,j}(c) \log_2 \frac{P_{i,j}(c)}{M(c)} \qquad \text{(Eq. 4)}
+$$
+
+with $M = \tfrac12 (P + P_{i,j})$, in bits, 0 to 1: the divergence, not its root. With $z$ the layer's output after
+$W_O$ and its bias, $z'$ the same with the head pruned, and $D_{\cos}(a, b) = 1 - \cos\angle(a, b)$, 0 to 2:
+
+$$
+I^{\mathrm{CLS}}_{i,j} = D_{\cos}(z[\mathrm{CLS}], z'[\mathrm{CLS}]) \qquad \text{(Eq. 5)}
+$$
+
+$$
+I^{\mathrm{patch}}_{i,j} = \frac{1}{p^2} \sum_{q \,\in\, \mathrm{patches}} D_{\cos}(z[q], z'[q])
+\qquad \text{(Eq. 6)}
+$$
+
+Computed in `precompute/importance.py`, `precompute/metrics.py` · arrays `importance`, `pruned_probability`
+"""
+
+VIEW = View(
+    "head-importance",
+    layout,
+    drawings=(DRAWING,),
+    about=ABOUT,
+    exports=lambda desk: EXPORTS,
+    row="",
+    place=1,
+)

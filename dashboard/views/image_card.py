@@ -17,6 +17,7 @@ from dashboard.exports import Columns, Export
 from dashboard.routes import image_url, png
 from dashboard.selection import Selection
 from dashboard.theme import palette
+from dashboard.view import View
 from dashboard.views.panel import panel
 from dashboard.words import count, number, percent, short_name
 from store.errors import StoreError
@@ -210,3 +211,29 @@ def figure(facts: StudyFacts, chosen: Selection) -> go.Figure:
 
 
 EXPORTS = (Export("image-card", "image-card", "Prediction", numbers, python, "figure", figure),)
+
+
+ABOUT = r"""
+The selected image as the model saw it, after resize and crop, with its true class and its most probable ones.
+
+**Read it.** *P(target)* is what the model gives the true class, or the predicted one where no label is known. The
+true class is bold. Without an image, everything is a mean over the image set.
+
+**Computed.** The softmax of the model's output, nothing pruned:
+
+$$
+P(c) = \frac{e^{o_c}}{\sum_k e^{o_k}}
+$$
+
+Computed in `precompute/metrics.py`, `probabilities` · arrays `pixels`, `label`, `logits`, `probability`
+"""
+
+VIEW = View(
+    "image-card",
+    layout,
+    drawings=(DRAWING,),
+    about=ABOUT,
+    exports=lambda desk: EXPORTS,
+    row="low",
+    place=4,
+)

@@ -32,6 +32,7 @@ from dashboard.image_sets import Classes, Lasso, Prediction, conditions_of
 from dashboard.routes import pictures_url
 from dashboard.selection import Selection
 from dashboard.theme import Palette, Ramp, palette
+from dashboard.view import View
 from dashboard.views import choice
 from dashboard.views.head_importance import is_signed
 from dashboard.views.panel import panel
@@ -505,3 +506,34 @@ def python(facts: StudyFacts, chosen: Selection) -> str:
 
 
 EXPORTS = (Export(NAME, NAME, "Images", numbers, python, f"graph:{GRAPH}"),)
+
+
+ABOUT = r"""
+A point an image. Near means that the heads matter alike for two images.
+
+**Read it.** Only nearness means something: the axes have no unit. Colour is the class, P(target), right or wrong, or
+the selected head's importance; a cross is a wrong prediction in any colour. The *target* is the true class, or the
+predicted one where no label is known.
+
+**Computed.** Image $x$ has the vector of its values over all $l \cdot n$ heads; for *Probability* these are the
+probabilities that are left when a head is pruned (Sec. 5.1, 6.1):
+
+$$
+v(x) = \big(P_{i,j}[\mathrm{target}]\big)_{i=0 \dots l-1,\; j=0 \dots n-1}
+$$
+
+t-SNE lays the vectors out in the plane: perplexity 30 or less, started from the principal components, the same in
+every run. Images with a number that is not finite have no place.
+
+Computed in `precompute/layout.py` · arrays `image_layout`, `probability`, `target`
+"""
+
+VIEW = View(
+    "image-overview",
+    layout,
+    drawings=DRAWINGS,
+    about=ABOUT,
+    exports=lambda desk: EXPORTS,
+    row="",
+    place=0,
+)

@@ -8,7 +8,7 @@ from dashboard.views import export_menu
 
 
 def panel(name: str, title: str, reading_id: str, body: Any, tools: Any = None) -> html.Section:
-    """A panel: `name`, of PANELS, is its class, by which it is placed.
+    """A panel: `name`, its view's, is its class, by which it is placed.
 
     Args:
         reading_id: Of the line under its title.

@@ -5,7 +5,7 @@ is looked at; the points, which Plotly draws with WebGL; and the marks, which ar
 selected head on the images, over both (assets/patterns.js).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,14 +22,17 @@ from dashboard import graphs
 from dashboard.data import Array, Shelf, StudyFacts, facts, indices_of, large, of_image, read, table
 from dashboard.density import SHARES, Part, Window, bins_of, density, outlined, painted, sampled, whole
 from dashboard.drawing import BODY, TOLD, Drawing
+from dashboard.exports import Export
 from dashboard.graphs import sent
 from dashboard.routes import HASH_DIGITS, pictures_url
 from dashboard.selection import MAP_COLOURS, MAP_LOOKS, Selection, head_label, resolve
 from dashboard.theme import Palette, Ramp, palette
+from dashboard.view import View
 from dashboard.views import choice
 from dashboard.views.head_importance import is_signed
 from dashboard.views.panel import panel
 from dashboard.words import count, number, share
+from jobs.client import Desk
 from store.errors import StoreError
 from store.study import Study
 
@@ -672,3 +675,43 @@ def _pixels(word: str | None) -> int:
 
 def _index(word: str | None) -> int | None:
     return None if word is None else int(word)
+
+
+def exports(desk: Desk) -> Sequence[Export]:
+    """What can leave the panel; its file reads this one."""
+    from dashboard.views import pattern_map_export
+
+    return pattern_map_export.EXPORTS
+
+
+ABOUT = r"""
+A point a head on an image: all heads of all images, near where they attend alike.
+
+**Read it.** Only nearness means something: the axes have no unit. One tight cluster of a head is a head that does the
+same on every image; many places, one that follows the content (Sec. 6.3.1). Grey behind is how many heads are there;
+it goes with the square root. The line under the title says how far the map is to be trusted.
+
+**Computed.** *CLS*: t-SNE of the first 50 principal components of the attention from and to CLS (Sec. 5.4.1),
+
+$$
+A_{\mathrm{CLS}} = \big[A[\mathrm{CLS}, \mathrm{CLS}],\; A[\mathrm{CLS}, \mathrm{patches}],
+\; A[\mathrm{patches}, \mathrm{CLS}]\big] \in \mathbb{R}^{2 p^2 + 1}
+$$
+
+*Patches*: of each matrix of attention between patches the strongest 1 % become 1 and the rest 0, exactly $\lceil
+0.01\, p^4 \rceil$ ones; an autoencoder says each in 32 numbers, and t-SNE lays these out (Fig. 6C).
+
+Computed in `precompute/patterns.py`, `precompute/autoencoder.py`, `precompute/reduction.py`, `precompute/layout.py` ·
+arrays `patch_layout`, `cls_layout`
+"""
+
+VIEW = View(
+    "pattern-map",
+    layout,
+    drawings=DRAWINGS,
+    about=ABOUT,
+    exports=exports,
+    register=lambda app, shelf, desk: register(app, shelf),
+    row="attention",
+    place=6,
+)

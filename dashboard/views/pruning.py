@@ -8,6 +8,7 @@ other regions of those that are known, need no server).
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,8 +21,10 @@ from analyses.vocabulary import METRICS, MODES, REGION_SETS, REGION_SETS_WITHOUT
 from dashboard import access
 from dashboard.data import Shelf, StudyFacts, facts, indices_of
 from dashboard.drawing import problem
+from dashboard.exports import Export
 from dashboard.pruned import Effect, Pruning, name_of, requests_of
 from dashboard.selection import Selection, fits, head_label
+from dashboard.view import View
 from dashboard.views.panel import panel
 from dashboard.words import MINUS, count, duration, number, percent, short_name
 from jobs.client import Desk
@@ -459,3 +462,43 @@ def _of_set(pruning: Pruning, regions: int) -> dict[str, Any]:
     rows.append(("P(target)", left[0], left[1], "mean, of the true class; without a label, of the predicted one"))
     rows.append(("Unchanged", "", percent(told.same), "images whose most probable class is the one before"))
     return {"title": name_of(regions, len(pruning.heads)), "rows": rows}
+
+
+def exports(desk: Desk) -> Sequence[Export]:
+    """What can leave the panel; its file reads this one."""
+    from dashboard.views import pruning_export
+
+    return pruning_export.exports(desk)
+
+
+ABOUT = r"""
+What is left of a prediction when parts of the selected head, or several heads together, are switched off.
+
+**Read it.** A head's attention matrix has four regions: CLS→CLS, CLS→patches, patches→CLS, patches→patches (Fig. 4A).
+Under each bar stands the matrix, CLS first; what is hatched is 0. Beside the bars: the five most probable classes
+before and after, the true one bold.
+
+**Computed.** With $R$ the regions that are switched off, of every pruned head
+
+$$
+A'[q, k] = \begin{cases} 0 & (q, k) \in R \\ A[q, k] & \text{otherwise} \end{cases}
+$$
+
+after the softmax, nothing renormalised; the rest of the model runs as it is, and the metrics are those of *Head
+importance* (Eq. 3 to 6). The paper's six modes (Fig. 4B), as its text needs them: nothing, the whole head,
+patches→patches, CLS→CLS, both crossings, everything of CLS. Registers and distillation tokens go only with the whole
+head.
+
+Computed in `precompute/pruning.py`, when it is first looked at (`workers/prune.py`), and kept
+"""
+
+VIEW = View(
+    "pruning",
+    layout,
+    drawings=(),
+    about=ABOUT,
+    exports=exports,
+    register=register,
+    row="about-head",
+    place=2,
+)
