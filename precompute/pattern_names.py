@@ -7,6 +7,7 @@ nine tenths to CLS should not be named after the rest. Uniform attention scores 
 """
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,8 @@ THRESHOLD = 0.15
 FEW = 3
 # Numbers in one block of heads, 1 MiB in float32: the dozen passes over it stay in the processor's cache.
 BLOCK = 1 << 18
+# Grids of which the tensors that follow from the grid alone are kept; a study has one.
+GRIDS = 4
 
 
 def patch_scores(attn: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -133,6 +136,7 @@ def _diagonal(square: Tensor, offset: int) -> Tensor:
     return square.diagonal(offset=offset, dim1=-2, dim2=-1).sum(dim=-1)
 
 
+@lru_cache(maxsize=GRIDS)
 def _targets(grid: tuple[int, int]) -> Tensor:
     """How many targets each patch has, (query, pattern), of A–G and I–K."""
     rows, columns = grid
@@ -191,11 +195,18 @@ def _mean_by_offset(mutual: Tensor, grid: tuple[int, int]) -> Tensor:
     Fold lays each query's picture of its keys so that the query is in the centre; unfold takes the sums apart again.
     """
     canvas = (2 * grid[0] - 1, 2 * grid[1] - 1)
-    ones = torch.ones_like(mutual[:1])
-    by_offset = F.fold(mutual.flip(-1), canvas, grid) / F.fold(ones, canvas, grid)
+    by_offset = F.fold(mutual.flip(-1), canvas, grid) / _pairs_by_offset(grid).to(mutual)
     return F.unfold(by_offset, grid).flip(-1)
 
 
+@lru_cache(maxsize=GRIDS)
+def _pairs_by_offset(grid: tuple[int, int]) -> Tensor:
+    """How many pairs of patches are at each offset, on the canvas of `_mean_by_offset`: (1, 1, dy, dx)."""
+    patches = grid[0] * grid[1]
+    return F.fold(torch.ones(1, patches, patches), (2 * grid[0] - 1, 2 * grid[1] - 1), grid)
+
+
+@lru_cache(maxsize=GRIDS)
 def _apart(grid: tuple[int, int]) -> Tensor:
     """Whether patches are neither the same nor next to each other, also diagonally, bool (query, key)."""
     rows, columns = grid

@@ -29,7 +29,7 @@ from store.settings import Settings
 from store.study import open_published
 from tests import reference
 from tests.pictures import picture_folder
-from workers import direct, terminal
+from workers import direct, stages, terminal
 from workers import prepare as preparation
 from workers import study as pipeline
 from workers.images import ImageSourceError
@@ -466,6 +466,17 @@ def test_a_study_has_names_and_both_maps_with_what_they_are_worth(study):
     relevance = opened.read("content_relevance")
     assert ((relevance >= 0) & (relevance < 1.2)).all()
     assert set(manifest.run["peak_mb"]) >= {"heads", "patterns", "cls-map", "autoencoder", "latents", "patch-map"}
+
+
+def test_scores_of_heads_do_not_depend_on_how_many_layers_are_read_at_once(study, monkeypatch):
+    opened, _, _ = study
+    task = stages.Task(opened, 0, torch.device("cpu"), None, lambda done, of: None, lambda: None)
+    assert task.layer_blocks() == [range(6)]
+    monkeypatch.setattr(stages, "BLOCK_BYTES", 1)
+    assert task.layer_blocks() == [range(layer, layer + 1) for layer in range(6)]
+    arrays, _ = stages.patterns(task)
+    for name in ("pattern_score", "pattern_name", "cls_pattern_score", "cls_pattern_name", "content_relevance"):
+        assert np.array_equal(arrays[name], opened.read(name)), name
 
 
 def test_content_relevance_is_one_minus_the_mean_correlation_of_all_pairs_of_images(study):

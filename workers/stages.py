@@ -27,6 +27,8 @@ Facts = dict[str, Any]  # root attributes, in plain JSON
 
 # Bytes of one block of images, unpacked: what is in memory at a time.
 BLOCK_BYTES = 64_000_000
+# Items of a thread, in `_side_by_side`, that are under way at a time.
+UNDER_WAY = 4
 CLS_COMPONENTS = 50
 
 
@@ -59,6 +61,14 @@ class Task:
         """The head that each point of a map is of: the same number for all images."""
         images, layers, heads = self.heads
         return np.tile(np.arange(layers * heads), images)
+
+    def layer_blocks(self) -> list[range]:
+        """Layers whose attention is read at once: so many that what all threads hold of it stays small."""
+        _, layers, heads = self.heads
+        tokens = _patches(self.study) + self.study.attrs["model"]["num_prefix_tokens"]
+        a_layer = 4 * heads * tokens**2 * UNDER_WAY * torch.get_num_threads()
+        step = max(1, BLOCK_BYTES // a_layer)
+        return [range(first, min(first + step, layers)) for first in range(0, layers, step)]
 
     def part(self, part: int, parts: int) -> Callable[[int, int], None]:
         """Progress of one part of equal parts, in per cent of the whole."""
@@ -121,22 +131,23 @@ def patterns(task: Task) -> tuple[Arrays, Facts]:
     cls_scores = torch.empty(images, layers, heads, kinds[1])
     relevance = torch.empty(layers, heads)
 
-    def see(layer: int, image: int) -> torch.Tensor:
-        """Scores the layer's heads on an image; returns their attention between patches."""
+    def see(several: range, image: int) -> torch.Tensor:
+        """Scores the heads of some layers on an image; returns their attention between patches, by layer."""
         task.check()
-        attn = torch.from_numpy(study.layer_attention(image, layer))
+        attn = torch.from_numpy(study.layers_attention(image, several))
         between = attn[..., prefix:, prefix:]
-        scores[image, layer] = pattern_names.patch_scores(between, grid)
+        scores[image, several.start : several.stop] = pattern_names.patch_scores(between, grid)
         if has_cls:
-            cls_scores[image, layer] = pattern_names.cls_scores(attn, prefix)
+            cls_scores[image, several.start : several.stop] = pattern_names.cls_scores(attn, prefix)
         return between
 
-    for layer in range(layers):
-        agreement = Agreement(heads, grid[0] * grid[1])
-        for image, between in enumerate(_side_by_side(partial(see, layer), range(images))):
-            agreement.add(between)
-            task.progress(layer * images + image + 1, layers * images)
-        relevance[layer] = agreement.relevance()
+    for several in task.layer_blocks():
+        agreements = [Agreement(heads, grid[0] * grid[1]) for _ in several]
+        for image, between in enumerate(_side_by_side(partial(see, several), range(images))):
+            for agreement, of_layer in zip(agreements, between, strict=True):
+                agreement.add(of_layer)
+            task.progress(several.start * images + (image + 1) * len(several), layers * images)
+        relevance[several.start : several.stop] = torch.stack([agreement.relevance() for agreement in agreements])
     names = pattern_names.names(scores)
     arrays = {
         "pattern": np.array(pattern_names.PATCH_PATTERNS, dtype=object),
@@ -164,16 +175,17 @@ def objects(task: Task) -> tuple[Arrays, Facts]:
     prefix, has_cls = study.attrs["model"]["num_prefix_tokens"], study.attrs["model"]["has_cls"]
     patch_auc, cls_auc = np.full((2, images, layers, heads), np.nan, dtype=np.float32)
     masked = np.flatnonzero(np.isfinite(covered).all(axis=1))
+    blocks = task.layer_blocks()
 
     def see(image: int) -> None:
         """Scores all heads on an image."""
         share = torch.from_numpy(covered[image])
-        for layer in range(layers):
+        for several in blocks:
             task.check()
-            attn = torch.from_numpy(study.layer_attention(image, layer))
-            patch_auc[image, layer] = object_auc(received(attn[..., prefix:, prefix:]), share)
+            attn = torch.from_numpy(study.layers_attention(image, several))
+            patch_auc[image, several.start : several.stop] = object_auc(received(attn[..., prefix:, prefix:]), share)
             if has_cls:
-                cls_auc[image, layer] = object_auc(attn[..., 0, prefix:], share)
+                cls_auc[image, several.start : several.stop] = object_auc(attn[..., 0, prefix:], share)
 
     for done, _ in enumerate(_side_by_side(see, masked.tolist())):
         task.progress(done + 1, len(masked))
@@ -302,8 +314,9 @@ def _side_by_side(see: Callable[[int], T], items: Sequence[int]) -> Iterator[T]:
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for start in range(0, len(items), 4 * threads):
-                yield from pool.map(see, items[start : start + 4 * threads])
+            step = UNDER_WAY * threads
+            for start in range(0, len(items), step):
+                yield from pool.map(see, items[start : start + step])
     finally:
         torch.set_num_threads(threads)  # MKL has one number for all threads
 
