@@ -20,6 +20,7 @@ from benchmarks.maps import maps_table
 from benchmarks.measuring import described
 from benchmarks.prune import DEMO, prune_table
 from benchmarks.selecting import selecting_table
+from benchmarks.stages import stages_table
 from benchmarks.storing import store_table
 from benchmarks.synthetic import confusion_table
 from benchmarks.workspace import workspace_table
@@ -40,6 +41,7 @@ BENCHMARKS = {
     "points": lambda rounds: points_table([144_000]),
     "placing": lambda rounds: placing_table([(50_000, 200_000)]),
     "maps": lambda rounds: maps_table(),
+    "stages": lambda rounds: stages_table(),
     "density": density_table,
     "prune": lambda rounds: prune_table(rounds, None, DEMO, beside=False),
     "bars": lambda rounds: bars_table(rounds, "", DEMO),

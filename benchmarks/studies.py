@@ -37,13 +37,18 @@ def real_photos(folder: Path, count: int) -> list[Path]:
 
 def photo_study(folder: Path, photos: Iterable[Path], attention: str, data: Path) -> Study:
     """A study of DeiT-tiny, trained, on some photos; `attention` stored or rebuilt."""
+    return _computed(photo_request(folder, photos, attention, data), data)
+
+
+def photo_request(folder: Path, photos: Iterable[Path], attention: str, data: Path) -> StudyRequest:
+    """What asks for `photo_study`, without names and maps; the photos are copied into the data folder."""
     pictures = data / "photos"
     for photo in photos:
         (pictures / photo.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(photo, pictures / photo.parent.name)
     checkpoint = folder / "weights" / f"{DEIT_TINY}.safetensors"
     request = StudyRequest(DEIT_TINY, pictures, attention, checkpoint, attention=attention, device="cpu", skip=SKIP)
-    return _computed(replace(request, classes=Path("imagenet-1k")), data)  # the labels are WordNet ids
+    return replace(request, classes=Path("imagenet-1k"))  # the labels are WordNet ids
 
 
 def noise_study(images: int, attention: str, data: Path) -> Study:

@@ -133,12 +133,12 @@ def of_unit(unit: Unit) -> Arrays:
     def see(number: int) -> None:
         """Score all heads on an image."""
         inside = torch.from_numpy(share[number])
-        for layer in range(layers):
-            attn = unit.attention(images[number], layer)
-            patches = slice(unit.num_prefix_tokens, None)
-            patch_auc[number, layer] = object_auc(received(attn[..., patches, patches]), inside)
+        for several in unit.layer_blocks():
+            attn = unit.attention(images[number], several)
+            at, patches = slice(several.start, several.stop), slice(unit.num_prefix_tokens, None)
+            patch_auc[number, at] = object_auc(received(attn[..., patches, patches]), inside)
             if unit.has_cls:
-                cls_auc[number, layer] = object_auc(attn[..., 0, patches], inside)
+                cls_auc[number, at] = object_auc(attn[..., 0, patches], inside)
 
     for done, _ in enumerate(side_by_side(see, masked.tolist())):
         unit.progress(done + 1, len(masked))

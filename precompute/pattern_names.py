@@ -8,6 +8,7 @@ nine tenths to CLS should not be named after the rest. Uniform attention scores 
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ THRESHOLD = 0.15
 FEW = 3
 # Numbers in one block of heads, 1 MiB in float32: the dozen passes over it stay in the processor's cache.
 BLOCK = 1 << 18
+# Grids of which the tensors that follow from the grid alone are kept; a study has one.
+GRIDS = 4
 
 
 def patch_scores(attn: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -120,6 +123,7 @@ def _diagonal(square: Tensor, offset: int) -> Tensor:
     return square.diagonal(offset=offset, dim1=-2, dim2=-1).sum(dim=-1)
 
 
+@lru_cache(maxsize=GRIDS)
 def _targets(grid: tuple[int, int]) -> Tensor:
     """How many targets each patch has, (query, pattern), of A–G and I–K."""
     rows, columns = grid
@@ -178,11 +182,18 @@ def _mean_by_offset(mutual: Tensor, grid: tuple[int, int]) -> Tensor:
     Fold lays each query's picture of its keys so that the query is in the centre; unfold takes the sums apart again.
     """
     canvas = (2 * grid[0] - 1, 2 * grid[1] - 1)
-    ones = torch.ones_like(mutual[:1])
-    by_offset = F.fold(mutual.flip(-1), canvas, grid) / F.fold(ones, canvas, grid)
+    by_offset = F.fold(mutual.flip(-1), canvas, grid) / _pairs_by_offset(grid).to(mutual)
     return F.unfold(by_offset, grid).flip(-1)
 
 
+@lru_cache(maxsize=GRIDS)
+def _pairs_by_offset(grid: tuple[int, int]) -> Tensor:
+    """How many pairs of patches are at each offset, on the canvas of `_mean_by_offset`: (1, 1, dy, dx)."""
+    patches = grid[0] * grid[1]
+    return F.fold(torch.ones(1, patches, patches), (2 * grid[0] - 1, 2 * grid[1] - 1), grid)
+
+
+@lru_cache(maxsize=GRIDS)
 def _apart(grid: tuple[int, int]) -> Tensor:
     """Whether patches are neither the same nor next to each other, also diagonally, bool (query, key)."""
     rows, columns = grid
@@ -200,13 +211,13 @@ def of_unit(unit: Unit) -> Arrays:
     """
     images, lead = list(unit.images), (len(unit.images), len(unit.layers), unit.heads)
     scores, cls_scored = torch.empty(*lead, len(PATCH_PATTERNS)), torch.empty(*lead, len(CLS_PATTERNS))
-    sums, counts = [], []
-    for at, layer in enumerate(unit.layers):
-        agreement = Agreement(unit.heads, unit.num_patches)
+    agreements = [Agreement(unit.heads, unit.num_patches) for _ in unit.layers]
+    for several in unit.layer_blocks():
+        at = slice(several.start - unit.layers[0], several.stop - unit.layers[0])
 
-        def see(number: int, at: int = at, layer: int = layer) -> Tensor:
-            """Score the layer's heads on an image; returns their attention between patches."""
-            attn = unit.attention(images[number], layer)
+        def see(number: int, at: slice = at, several: range = several) -> Tensor:
+            """Score the heads of some layers on an image; returns their attention between patches, by layer."""
+            attn = unit.attention(images[number], several)
             between = attn[..., unit.num_prefix_tokens :, unit.num_prefix_tokens :]
             scores[number, at] = patch_scores(between, unit.grid)
             if unit.has_cls:
@@ -214,15 +225,14 @@ def of_unit(unit: Unit) -> Arrays:
             return between
 
         for number, between in enumerate(side_by_side(see, range(len(images)))):
-            agreement.add(between)
-            unit.progress(at * len(images) + number + 1, len(unit.layers) * len(images))
-        sums.append(agreement.sums[0].numpy())
-        counts.append(agreement.sums[1].numpy())
+            for agreement, of_layer in zip(agreements[at], between, strict=True):
+                agreement.add(of_layer)
+            unit.progress(at.start * len(images) + (number + 1) * len(several), len(unit.layers) * len(images))
     arrays = {
         "pattern_score": scores.numpy(),
         "pattern_name": names(scores).numpy(),
-        "agreement": np.stack(sums),
-        "agreeing": np.stack(counts),
+        "agreement": np.stack([agreement.sums[0].numpy() for agreement in agreements]),
+        "agreeing": np.stack([agreement.sums[1].numpy() for agreement in agreements]),
     }
     if unit.has_cls:
         arrays |= {"cls_pattern_score": cls_scored.numpy(), "cls_pattern_name": names(cls_scored).numpy()}

@@ -18,6 +18,8 @@ Attrs = dict[str, Any]  # root attributes, in plain JSON
 
 # Bytes of one block of images, unpacked: what is in memory at a time.
 BLOCK_BYTES = 64_000_000
+# Items of a thread, in `side_by_side`, that are under way at a time.
+UNDER_WAY = 4
 
 
 class Readable(Protocol):
@@ -42,6 +44,8 @@ class Readable(Protocol):
     def read(self, name: str, *index: Any) -> np.ndarray: ...
 
     def layer_attention(self, image: int, layer: int) -> np.ndarray: ...
+
+    def layers_attention(self, image: int, layers: range) -> np.ndarray: ...
 
 
 def _no_model() -> ViT:
@@ -104,15 +108,22 @@ class Unit:
         """Whether the model reads a CLS token; it is the first token then."""
         return bool(self.study.attrs["model"]["has_cls"])
 
-    def attention(self, image: int, layer: int) -> Tensor:
-        """Attention of all heads of a layer on one image, float32 (head, query, key), prefix tokens included."""
+    def attention(self, image: int, layer: int | range) -> Tensor:
+        """Attention of all heads of a layer on one image, float32 (head, query, key), prefix tokens included.
+
+        Of a range of layers, (layer, head, query, key): faster, where the matrices are small.
+        """
         self.check()
+        if isinstance(layer, range):
+            return torch.from_numpy(self.study.layers_attention(image, layer))
         return torch.from_numpy(self.study.layer_attention(image, layer))
 
-    def patch_attention(self, image: int, layer: int) -> Tensor:
-        """`attention` between patches, (head, query, key), not renormalised."""
-        patches = slice(self.num_prefix_tokens, None)
-        return self.attention(image, layer)[..., patches, patches]
+    def layer_blocks(self) -> list[range]:
+        """The unit's layers in blocks whose attention is read at once: what all threads hold of it stays small."""
+        a_layer = 4 * self.heads * self.study.sizes["token"] ** 2 * UNDER_WAY * torch.get_num_threads()
+        step = max(1, BLOCK_BYTES // a_layer)
+        first, last = self.layers[0], self.layers[-1]
+        return [range(start, min(start + step, last + 1)) for start in range(first, last + 1, step)]
 
     def blocks(self, name: str, bytes_a_head: int) -> Iterator[np.ndarray]:
         """All heads of the unit's images, (head of image, …), some images at a time.
@@ -149,8 +160,9 @@ def side_by_side(see: Callable[[int], T], items: Sequence[int]) -> Iterator[T]:
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for start in range(0, len(items), 4 * threads):
-                yield from pool.map(see, items[start : start + 4 * threads])
+            step = UNDER_WAY * threads
+            for start in range(0, len(items), step):
+                yield from pool.map(see, items[start : start + step])
     finally:
         torch.set_num_threads(threads)  # MKL has one number for all threads
 

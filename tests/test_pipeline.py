@@ -21,7 +21,9 @@ from sklearn.metrics import roc_auc_score
 
 from jobs.requests import StudyRequest
 from precompute import analysis
+from precompute import unit as unit_module
 from precompute.base import base_pass
+from precompute.unit import Unit
 from precompute.weights import open_model
 from store.attempt import Attempt
 from store.errors import DiskFullError
@@ -33,7 +35,7 @@ from tests.pictures import picture_folder
 from workers import direct, terminal
 from workers import prepare as preparation
 from workers import study as pipeline
-from workers.after import after
+from workers.after import after, compute_whole
 from workers.images import ImageSourceError
 from workers.labels import LabelError
 from workers.prepare import prepare, unit_size
@@ -466,6 +468,17 @@ def test_a_study_has_names_and_both_maps_with_what_they_are_worth(study):
     relevance = opened.read("content_relevance")
     assert ((relevance >= 0) & (relevance < 1.2)).all()
     assert set(manifest.run["peak_mb"]) >= {"heads", "patterns", "cls-map", "autoencoder", "latents", "patch-map"}
+
+
+def test_scores_of_heads_do_not_depend_on_how_many_layers_are_read_at_once(study, monkeypatch):
+    opened, _, _ = study
+    unit = Unit(opened, range(15), range(6), 0, torch.device("cpu"))
+    assert unit.layer_blocks() == [range(6)]
+    monkeypatch.setattr(unit_module, "BLOCK_BYTES", 1)
+    assert unit.layer_blocks() == [range(layer, layer + 1) for layer in range(6)]
+    arrays, _ = compute_whole(next(each for each in after() if each.name == "patterns"), unit)
+    for name in ("pattern_score", "pattern_name", "cls_pattern_score", "cls_pattern_name", "content_relevance"):
+        assert np.array_equal(arrays[name], opened.read(name)), name
 
 
 def test_content_relevance_is_one_minus_the_mean_correlation_of_all_pairs_of_images(study):

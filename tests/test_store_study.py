@@ -168,6 +168,17 @@ def test_stored_attention_is_the_exact_one_rounded_to_float16(study, tiny):
     np.testing.assert_allclose(attention, exact[0], rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize("attention", ["stored", "rebuilt"])
+def test_attention_of_several_layers_is_that_of_each_head(tmp_path, attention):
+    study = open_published(write_tiny_study(tmp_path / "a", attention=attention, layers=3))
+    several = study.layers_attention(1, range(1, 3))
+    each = [[study.attention(1, layer, head) for head in range(2)] for layer in (1, 2)]
+    np.testing.assert_array_equal(several, each)
+    assert several.dtype == np.float32
+    with pytest.raises(IndexError, match="layer 3 is not in vit_tiny_test, which has layers 0 to 2"):
+        study.layers_attention(1, range(2, 4))
+
+
 def test_stored_and_rebuilt_attention_agree(study, tmp_path):
     rebuilt = open_published(write_tiny_study(tmp_path / "tiny", attention="rebuilt"))
     np.testing.assert_allclose(study.attention(4, 1, 1), rebuilt.attention(4, 1, 1), atol=5e-4)
