@@ -11,7 +11,6 @@ ANALYSIS = Analysis(
     cut=("image",),
     needs=("attention",),
     reads=("attention", "residual"),
-    skipped_by=None,
     arrays={
         "acme:sharpness": ArraySpec(
             HEADS,
