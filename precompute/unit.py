@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from precompute.base import Base, base_pass
 from precompute.model import ViT
 
 Arrays = dict[str, np.ndarray]
@@ -59,6 +60,8 @@ class Unit:
         open_model: Gives the model, in eval mode and float32, with gradients if the analysis needs "gradients".
         masks: Share of each patch that is object, float32 (image, patch) of all images, NaN rows without a mask.
         request: What a person asked for, of analyses that are computed on request.
+        base_of: Gives the model's pass over some images of the study, as `base` does, if whoever calls keeps passes.
+        release_memory: Called when memory ran out: whoever calls lets go of the passes that it keeps.
         progress: Called with what is done, of how much.
         check: Called often; it may raise, to stop.
     """
@@ -71,6 +74,8 @@ class Unit:
     open_model: Callable[[], ViT] = _no_model
     masks: np.ndarray | None = None
     request: Any = None
+    base_of: Callable[[Sequence[int]], Base] | None = None
+    release_memory: Callable[[], None] = _nothing
     progress: Callable[[int, int], None] = field(default=lambda done, of: None)
     check: Callable[[], None] = _nothing
 
@@ -98,6 +103,12 @@ class Unit:
     def has_cls(self) -> bool:
         """Whether the model reads a CLS token; it is the first token then."""
         return bool(self.study.attrs["model"]["has_cls"])
+
+    def base(self, images: Sequence[int]) -> Base:
+        """The model's pass over some images of the study with nothing changed; no contexts, no gradients."""
+        if self.base_of is not None:
+            return self.base_of(images)
+        return base_pass(self.open_model(), torch.from_numpy(self.study.read("pixels", list(images))))
 
     def attention(self, image: int, layer: int) -> Tensor:
         """Attention of all heads of a layer on one image, float32 (head, query, key), prefix tokens included."""

@@ -33,10 +33,10 @@ from store.schema import SCHEMA
 from store.study import Study
 from workers import decode
 from workers.decode import Quarantined
+from workers.derived import prove, published
 from workers.images import Entry, fingerprint
 from workers.kept import device
 from workers.prepare import versions
-from workers.prune import prove, published
 from workers.runner import MistakeError, Work
 from workers.stages import CLS_COMPONENTS, POOLED_COMPONENTS
 from workers.study import where_nonfinite
