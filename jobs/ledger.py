@@ -266,6 +266,17 @@ class Ledger:
             found: dict[str, Any] | None = conn.scalar(select(results.c.result).where(results.c.key == key))
             return found
 
+    def numbers_of(self, kind: str) -> list[str]:
+        """Keys of results of that kind of job that hold the numbers themselves, as older versions left them."""
+        old = sa.cast(results.c.result, sa.Text).like('%"top_after"%')
+        with self._database.read() as (conn, _):
+            return list(conn.scalars(select(results.c.key).join(jobs).where(jobs.c.kind == kind, old)))
+
+    def forget_result(self, key: str) -> None:
+        """Keep the result of that key no longer. Harmless twice."""
+        with self._database.write() as (conn, _):
+            conn.execute(delete(results).where(results.c.key == key))
+
     # What workers do
 
     def take(self, queue: str, worker: str, bell: str) -> Lease | None:

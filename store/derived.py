@@ -238,7 +238,8 @@ class Writer:
             DiskFullError: There is no room.
         """
         failpoints.hit("before-result-part")
-        plain = {name: np.asarray(array, str) if array.dtype.kind in "TO" else array for name, array in arrays.items()}
+        texts = [name for name, array in arrays.items() if array.dtype.kind in "TO"]
+        plain = {**arrays, **{name: np.array(arrays[name].tolist()) for name in texts}}
         told = np.frombuffer(files.json_bytes(dict(attrs)), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, **plain, **{_ATTRIBUTES: told})  # type: ignore[arg-type]
@@ -416,9 +417,7 @@ def encoded(specs: Mapping[str, ArraySpec], arrays: Arrays, attrs: Mapping[str, 
         if array.ndim != len(spec.dims) or 0 in array.shape or any(sizes.get(d, n) != n for d, n in told.items()):
             raise ValueError(f"{name} has shape {array.shape}, which is not ({', '.join(spec.dims)}) of {sizes}")
         if not has_type(array, spec):
-            raise ValueError(
-                f"{name} is {array.dtype}, its analysis says {spec.dtype}; convert it where it is computed"
-            )
+            raise ValueError(f"{name} is {array.dtype}, declared as {spec.dtype}; convert it where it is computed")
         sizes |= told
     template = _template(tuple((name, specs[name], array.shape) for name, array in arrays.items()))
     return template.objects(arrays, attrs)

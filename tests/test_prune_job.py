@@ -153,7 +153,7 @@ def as_read(settings, request):
     where = [study.image_index(image) for image in request.images]
     read = {name: result.read(name) for name in result.arrays}
     by_layer = {
-        name: {str(layer): read.pop(name)[:, at] for at, layer in enumerate(read["layer"])}
+        name: {str(layer): result.read(name)[:, at] for at, layer in enumerate(read["layer"])}
         for name in ("cls_distance", "patch_distance")
         if name in read
     }
