@@ -26,10 +26,13 @@ from rich.table import Table
 from analyses.vocabulary import ATTENTION, INTERPOLATIONS, LEAST_CROP, NAMED_CLASSES, OUTPUTS, POOLS, SKIPPABLE, WEIGHTS
 from jobs.requests import QUEUES, PriceRequest, StudyRequest, channels, key_of
 from jobs.work import ENDED, Job, JobNotFoundError
+from store import derived as derived_results
+from store.derived import Entry
 from store.env_file import tls_problem, write_env
 from store.errors import StoreError, StudyNotFoundError
+from store.manifest import Damage
 from store.manifest import verify as verify_study
-from store.paths import study_path
+from store.paths import derived_path, study_path
 from store.settings import Settings
 from store.study import Study, delete, list_studies, open_published
 from workers.terminal import (
@@ -44,6 +47,8 @@ from workers.terminal import (
     print_job,
     print_jobs,
     print_json,
+    print_results,
+    result_facts,
     say_how_it_is_made,
     say_published,
     stopping,
@@ -426,16 +431,80 @@ def verify(study: StudyName, data: Data = None, as_json: Json = False) -> None:
         folder = study_path(_settings(data).studies, study)
         with bars() as show:
             damage = verify_study(folder, lambda done, of: show("verify", done, of, "bytes"))
+        results = list(derived_results.every(folder))
+        for result in results:
+            damage += _damage_of(result, folder)
         if as_json:
             print_json([{"object": d.object, "problem": d.problem} for d in damage])
         elif not damage:
             manifest = open_published(folder).manifest
-            out.print(f"{study}: {len(manifest.objects):,} objects, {manifest.size / 1e6:,.1f} MB, all as published")
+            beside = f", {len(results):,} results beside it" if results else ""
+            out.print(
+                f"{study}: {len(manifest.objects):,} objects, {manifest.size / 1e6:,.1f} MB{beside}, all as published"
+            )
         for each in [] if as_json else damage:
             out.print(f"damaged: {each.object}: {each.problem}", markup=False)
+        of_study = [each for each in damage if not each.object.startswith(f"{derived_path(folder).name}/")]
+        if of_study:
+            err.print(
+                f"{study}: {len(of_study)} damaged objects; compute the study again (`headscope rm {study}` first)"
+            )
+        if len(of_study) < len(damage):
+            err.print(
+                f"{study}: {len(damage) - len(of_study)} damaged objects of results beside it: asked for, these are "
+                f"computed again; `headscope derived {study} --remove KEY` removes them"
+            )
         if damage:
-            err.print(f"{study}: {len(damage)} damaged objects; compute the study again (`headscope rm {study}` first)")
             raise typer.Exit(DAMAGED)
+
+
+def _damage_of(result: Path, study: Path) -> list[Damage]:
+    """What of a result beside a study is not as it was published; objects are named from the study's folder."""
+    name = result.relative_to(study).as_posix()
+    try:
+        return [Damage(f"{name}/{each.object}", each.problem) for each in derived_results.verify(result)]
+    except StoreError as error:
+        return [Damage(f"{name}/MANIFEST.json", str(error))]
+
+
+@app.command()
+def derived(
+    study: Annotated[str | None, typer.Argument(help="Only of this one; without it, of all.")] = None,
+    data: Data = None,
+    remove: Annotated[
+        str | None,
+        typer.Option("--remove", help="Remove a result by its key, or its beginning; or all.", metavar="KEY"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List what people asked for beside the studies, such as prunings, with size and last use; or remove it."""
+    with _mistakes():
+        settings = _settings(data)
+        folders = [entry.path for entry in list_studies(settings.studies)] if study is None else []
+        if study is not None:
+            folders = [open_published(study_path(settings.studies, study)).folder]
+        found = derived_results.entries(folders, derived_results.Uses(settings.derived_uses))
+        if remove is not None:
+            wanted = found if remove == "all" else [_result_by(found, remove)]
+            for each in wanted:
+                derived_results.remove(each.folder)
+            out.print(f"{len(wanted):,} {'result is' if len(wanted) == 1 else 'results are'} removed")
+        elif as_json:
+            print_json([result_facts(each) for each in found])
+        elif not found:
+            out.print("no results beside the studies yet; the page asks for them")
+        else:
+            print_results(found)
+
+
+def _result_by(found: list[Entry], start: str) -> Entry:
+    """The one result whose key begins so."""
+    alike = [each for each in found if each.folder.name.startswith(start.lower())]
+    if len(alike) == 1:
+        return alike[0]
+    if not alike:
+        raise ValueError(f"no result {start}; `headscope derived` lists them, with their keys")
+    raise ValueError(f"{len(alike)} results begin with {start}; give more of the key")
 
 
 @app.command()

@@ -5,5 +5,6 @@ Everything else of Headscope stands on this package, and it stands on none of th
 
 from analyses.analysis import Analysis, Need, Sizes, resolve
 from analyses.arrays import HEADS, ArraySpec
+from analyses.request import AnalysisRequest
 
-__all__ = ["HEADS", "Analysis", "ArraySpec", "Need", "Sizes", "resolve"]
+__all__ = ["HEADS", "Analysis", "AnalysisRequest", "ArraySpec", "Need", "Sizes", "resolve"]

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from analyses.arrays import ArraySpec
+from analyses.request import AnalysisRequest
 
 # What an analysis, or one of its arrays, can need. "model": the model itself, in eval mode, without gradients;
 # "gradients": the model with gradients; "attention", "residual": what the study has of them; "masks": the masks of
@@ -40,8 +39,8 @@ class Analysis:
             `precompute.analysis.ModelPass`, and returns tensors by name, the image axis as declared.
         each_layer: Of "pass": takes the model and a `precompute.model.Layer` and returns tensors by name,
             (image, …) each, which are stacked to (image, layer, …).
-        cut: Of "after": the dimensions that it can be computed along in pieces, each by any worker, of "image" and
-            "layer". Empty: it is computed whole, in one unit, by one worker.
+        cut: Of "after" and "request": the dimensions that it can be computed along in pieces, each by any worker, of
+            "image" and, unless it is asked for, "layer". Empty: it is computed whole, in one unit, by one worker.
         join: Makes the arrays of all pieces, as "module:function": takes a Unit of everything and the pieces' arrays,
             in order. Without it, they are put together along the dimensions in `cut`.
         one_more: Of what is computed whole: the part of one image more, for a picture that a person drops. Takes a Unit
@@ -53,6 +52,8 @@ class Analysis:
         counted: What its progress is counted in.
         skipped_by: The word after `--skip` that leaves it out.
         request: Of "request": what a person may ask, with bounds.
+        unit_images: Of "request" that is cut along "image": images of one unit, so few that whoever waits sees the
+            first units end in a second or two.
     """
 
     name: str
@@ -69,7 +70,8 @@ class Analysis:
     reads: tuple[str, ...] = ()
     counted: str = "images"
     skipped_by: str | None = None
-    request: type[BaseModel] | None = None
+    request: type[AnalysisRequest] | None = None
+    unit_images: int = 4
 
 
 def head_images(sizes: Sizes) -> int:

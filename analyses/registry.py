@@ -40,7 +40,7 @@ def of_packages(known: Iterable[Analysis], points: Iterable[EntryPoint]) -> Iter
         known: Analyses whose names are taken.
     """
     names = {each.name for each in known}
-    arrays = {array for each in known for array in each.arrays}
+    arrays = {array for each in known if each.when != "request" for array in each.arrays}
     for point in sorted(points, key=lambda each: each.name):
         try:
             declared = point.load()
@@ -50,7 +50,7 @@ def of_packages(known: Iterable[Analysis], points: Iterable[EntryPoint]) -> Iter
             _log.warning("analysis %s is left out: %s", point.name, PROBLEMS[point.name])
             continue
         names.add(declared.name)
-        arrays |= set(declared.arrays)
+        arrays |= set(declared.arrays) if declared.when != "request" else set()
         yield declared
 
 
@@ -65,9 +65,10 @@ def _refuse(declared: object, names: set[str], arrays: set[str]) -> None:
     namespace, colon, _ = declared.name.partition(":")
     if not (colon and namespace.isidentifier()):
         raise ValueError(f"its name {declared.name!r} has no namespace; call it PACKAGE:{declared.name}")
-    if wrong := [array for array in declared.arrays if not array.startswith(f"{namespace}:")]:
+    apart = declared.when == "request"
+    if wrong := [array for array in declared.arrays if not (apart or array.startswith(f"{namespace}:"))]:
         raise ValueError(f"array {wrong[0]!r} is not of its namespace; call it {namespace}:{wrong[0]}")
-    if declared.name in names or arrays & set(declared.arrays):
+    if declared.name in names or (not apart and arrays & set(declared.arrays)):
         raise ValueError(f"{declared.name!r}, or an array of it, is declared already")
     if declared.when in ("start", "pass"):
         raise ValueError(f'it is computed at {declared.when!r}; only "after" and "request" are open to packages')
@@ -82,7 +83,7 @@ def _ordered(declared: Iterable[Analysis]) -> list[Analysis]:
     waiting = sorted(declared, key=lambda each: (_ORDER.index(each.when), ":" in each.name, each.name))
     ordered: list[Analysis] = []
     while waiting:
-        missing = {array for each in waiting for array in each.arrays}
+        missing = {array for each in waiting if each.when != "request" for array in each.arrays}
         ready = [each for each in waiting if not (missing - set(each.arrays)) & set(each.reads)]
         if not ready:
             raise ValueError(f"{', '.join(each.name for each in waiting)} read each other's arrays in a circle")
@@ -97,8 +98,11 @@ def _all() -> dict[str, Analysis]:
 
 
 ANALYSES: dict[str, Analysis] = _all()
-# Every array that a study can have, by name.
-ARRAYS: dict[str, ArraySpec] = {name: spec for each in ANALYSES.values() for name, spec in each.arrays.items()}
+# Every array that a study can have, by name. What is computed on request has arrays of its own, by analysis: they lie
+# apart from the study's, so that their names may be the same.
+ARRAYS: dict[str, ArraySpec] = {
+    name: spec for each in ANALYSES.values() if each.when != "request" for name, spec in each.arrays.items()
+}
 # Every number of a head that a study can have, and of these what can be picked where a metric is: importance, and the
 # numbers of other packages. Headscope's own others have views of their own.
 HEAD_NUMBERS: dict[str, HeadNumber] = METRICS | head_numbers(ARRAYS)
@@ -107,13 +111,19 @@ PICKED_NUMBERS = {name: each for name, each in HEAD_NUMBERS.items() if name in M
 IMAGE_NUMBERS: dict[str, ArraySpec] = image_numbers(ARRAYS)
 
 
+def on_request() -> dict[str, Analysis]:
+    """The analyses that people ask for, of a published study, by name."""
+    return {name: each for name, each in ANALYSES.items() if each.when == "request"}
+
+
 def analysis_of(array: str) -> Analysis:
-    """The analysis that an array is of.
+    """The analysis that an array of a study is of.
 
     Raises:
         KeyError: None has an array of that name.
     """
-    return next((each for each in ANALYSES.values() if array in each.arrays), None) or _unknown(array)
+    of_studies = (each for each in ANALYSES.values() if each.when != "request")
+    return next((each for each in of_studies if array in each.arrays), None) or _unknown(array)
 
 
 def _unknown(array: str) -> Analysis:

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from analyses.pruning import ANALYSIS, PruneRequest
 from analyses.vocabulary import MODES
 from benchmarks.measuring import Table, Timed
+from dashboard.data import facts
+from dashboard.pruned import Pruning, result_of
 from jobs.client import Desk
-from jobs.requests import INTERACTIVE, PruneRequest, StudyRequest
+from jobs.requests import INTERACTIVE, StudyRequest
 from jobs.work import ENDED, Job
 from precompute.demo.model import WEIGHTS
 from precompute.demo.pictures import write_picture_set
@@ -42,8 +45,9 @@ def prune_table(rounds: int, data: Path | None, study: str, beside: bool) -> Tab
         f"A pruning from asking to the answer, study {study}",
         ("machine is", "click", "clicks", "p50, ms", "p95, ms", "of it computing, p50, ms", "p95, beside ÷ idle"),
         notes=[
-            "Desk.submit, the bell through the embedded queue, a worker of its own, the ledger asked every "
-            f"{LOOK * 1000:.0f} ms. Six modes of one head on one image; mode 0 and the whole head are the study's own.",
+            "Desk.submit, the bell through the embedded queue, a worker of its own, the result looked for every "
+            f"{LOOK * 1000:.0f} ms and read. Six modes of one head on one image; mode 0 and the whole head are the "
+            "study's own.",
             "First: the first head of an image, with its base pass. Again: another head of the same image.",
             f"Beside: while {OTHER_MODEL}, untrained, is computed by a worker for studies.",
             "Target: p95 at most 2,000 ms, and beside a study at most 1.5 times as much as idle.",
@@ -68,25 +72,30 @@ def prune_table(rounds: int, data: Path | None, study: str, beside: bool) -> Tab
 
 def _clicks(desk: Desk, study: Study, images: int, seed: int) -> dict[str, tuple[Timed, list[float]]]:
     """Seconds from asking to the answer, and of computing in it, by sort of click."""
-    draw = random.Random(seed)
+    draw, known = random.Random(seed), facts(study)
     sizes = study.sizes
     every = [(layer, head) for layer in range(sizes["layer"]) for head in range(sizes["head"])]
     found: dict[str, tuple[Timed, list[float]]] = {"first": (Timed([], []), []), "again": (Timed([], []), [])}
     chosen = draw.sample(study.image_ids, min(images + 1, len(study.image_ids)))
     for number, image in enumerate(chosen):
         for turn, head in enumerate(draw.sample(every, min(HEADS, len(every)))):
-            request = PruneRequest(study.name, study.manifest.content, (image,), (head,), MODES)
+            content = study.content_of(ANALYSIS.reads)
+            request = PruneRequest(study=study.name, content=content, images=(image,), heads=(head,), regions=MODES)
             began = time.perf_counter()
             submitted = desk.submit(request, "benchmark")
-            job = _ended(desk, submitted.job)
+            while (result := result_of(study, request)) is None:
+                time.sleep(LOOK)
+                if time.perf_counter() - began > SOON:
+                    raise RuntimeError(f"a pruning {desk.ledger.job(submitted.job.id).cause}")
+            Pruning.joined(known, [result])
             took = time.perf_counter() - began
-            result = desk.ledger.result(job.key)
-            if job.state != "done" or result is None:
+            job = _ended(desk, submitted.job)
+            if job.state != "done":
                 raise RuntimeError(f"a pruning {job.state}: {job.cause}")
             if number and submitted.new:  # the first image opens the model; what was asked before costs nothing
                 timed, computing = found["again" if turn else "first"]
                 timed.wall.append(took)
-                computing.append(result["seconds"])
+                computing.append(study.derived(ANALYSIS.name, request).manifest.run["seconds"])
     return found
 
 

@@ -1,17 +1,30 @@
-"""What came of pruning heads? The result of jobs as numbers, and the requests that they answer. No Dash."""
+"""What came of pruning heads? Results of the store as numbers, and the requests that they answer. No Dash."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 
+from analyses.pruning import ANALYSIS as PRUNE
+from analyses.pruning import PruneRequest
+from analyses.request import MOST_IMAGES
 from analyses.vocabulary import METRICS, MODES, WHOLE_HEAD, regions_title
-from dashboard.data import Array, StudyFacts, indices_of, of_image, per_image
+from dashboard.data import Array, StudyFacts, indices_of, of_image, per_image, predictions, read
 from dashboard.selection import Selection
-from jobs.requests import MOST_PRUNE_IMAGES, PruneRequest
+from store.derived import path_of
+from store.errors import StoreError
+from store.paths import manifest_path
+from store.study import Study
 
-# Of a result, what has a row for each set of regions.
-BY_REGIONS = ("probability", "pruned_probability", "jsd", "cls_distance", "patch_distance", "top_after")
+# Arrays of a result that name the places of the others.
+COORDINATES = ("image", "region_set", "layer")
+# The array with what a metric loses, where it is not called as the metric is.
+LOST = {"probability": "probability_drop"}
+RANKS = 5  # most probable classes that a result has, and the paper's Fig. 1 B3 shows
+
+log = logging.getLogger(__name__)
 
 
 def is_custom(regions: int) -> bool:
@@ -32,15 +45,19 @@ def requests_of(facts: StudyFacts, chosen: Selection) -> list[PruneRequest]:
     """
     images = tuple(images_of(facts, chosen.images)) if chosen.image is None else (chosen.image,)
     regions = [MODES, (chosen.regions,)] if is_custom(chosen.regions) else [MODES]
-    heads = tuple(sorted(set(chosen.heads_pruned)))
-    return [PruneRequest(facts.name, facts.content, images, heads, each) for each in regions if images]
+    content = facts.study.content_of(PRUNE.reads)
+    return [
+        PruneRequest(study=facts.name, content=content, images=images, heads=chosen.heads_pruned, regions=each)
+        for each in regions
+        if images
+    ]
 
 
 def images_of(facts: StudyFacts, images: str) -> list[str]:
     """All images of a set; of more than one job may have, evenly spaced ones: studies are sorted by class."""
     every = indices_of(facts.study, images)
-    if len(every) > MOST_PRUNE_IMAGES:
-        every = every[np.linspace(0, len(every) - 1, MOST_PRUNE_IMAGES).astype(int)]
+    if len(every) > MOST_IMAGES:
+        every = every[np.linspace(0, len(every) - 1, MOST_IMAGES).astype(int)]
     return [facts.image_ids[index] for index in every]
 
 
@@ -68,66 +85,119 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Result:
+    """One result of the store, in memory.
+
+    Attributes:
+        request: What was asked for.
+        arrays: By name, as `analyses.pruning` declares them; those that the model allows.
+        undefined: Why the model does not have some sets of regions.
+    """
+
+    request: PruneRequest
+    arrays: dict[str, Array]
+    undefined: dict[int, str]
+
+
+def result_of(study: Study, request: PruneRequest) -> Result | None:
+    """What came of a request; None while there is nothing, or only what is damaged."""
+    folder = path_of(study.folder.parent, PRUNE.name, request)
+    try:
+        stamp = manifest_path(folder).stat()
+    except FileNotFoundError:
+        return None
+    try:
+        return _read_result(study, folder.name, (stamp.st_ino, stamp.st_mtime_ns, stamp.st_size))
+    except StoreError as error:  # it is asked for again, and computed again
+        log.warning("%s", error)
+        return None
+
+
+@lru_cache(maxsize=128)
+def _read_result(study: Study, key: str, stamp: tuple[int, ...]) -> Result:
+    """A result never changes; `stamp` is of the one that was published there."""
+    found = study.derived(PRUNE.name, key)
+    arrays = {name: found.read(name) for name in found.arrays if name not in COORDINATES}
+    undefined = {int(regions): str(why) for regions, why in found.attrs.get("undefined", {}).items()}
+    request = found.request
+    assert isinstance(request, PruneRequest)
+    return Result(request, arrays, undefined)
+
+
+@dataclass(frozen=True)
 class Pruning:
     """What came of pruning some heads together on some images.
 
     Attributes:
-        result: As workers.prune gives it; of several, as `joined` does.
+        image_ids: Of the images.
+        heads: As (layer, head), sorted.
+        regions: The sets of regions, in the order of the arrays' rows.
+        arrays: By name; each (region_set, …).
+        undefined: Why the model does not have some sets of regions.
+        label: True class of each image, -1 where it is not known.
+        first_before: The most probable class of each image with nothing pruned, -1 without any; None of a model
+            without a classifier.
+        top_before: Of one image, its most probable classes with their probabilities, with nothing pruned.
     """
 
-    result: dict[str, Any]
+    image_ids: list[str]
+    heads: list[tuple[int, int]]
+    regions: list[int]
+    arrays: dict[str, Array]
+    undefined: dict[int, str]
+    label: Array
+    first_before: Array | None
+    top_before: list[tuple[int, float]]
 
     @classmethod
-    def joined(cls, results: list[dict[str, Any]]) -> "Pruning":
-        """Of the same heads and images, the sets of regions one after another."""
-
-        def rows(name: str) -> Any:
-            parts: list[Any] = [each.get(name) for each in results]
-            if None in parts:
-                return None
-            if isinstance(parts[0], dict):
-                return {layer: [row for part in parts for row in part[layer]] for layer in parts[0]}
-            return [row for part in parts for row in part]
-
-        undefined = {regions: why for each in results for regions, why in (each.get("undefined") or {}).items()}
-        whole = {name: rows(name) for name in ("regions", *BY_REGIONS)}
-        return cls(results[0] | whole | {"undefined": undefined})
+    def joined(cls, facts: StudyFacts, results: Sequence[Result]) -> "Pruning":
+        """Of results of the same heads and images, the sets of regions one after another."""
+        first, study = results[0], facts.study
+        where = [facts.image_indices[image] for image in first.request.images]
+        top_before: list[tuple[int, float]] = []
+        first_before = None
+        if "probability" in study:
+            first_before = predictions(study).predicted[where]
+            if len(where) == 1:
+                top_before = likeliest(read(study, "probability", where[0]))
+        return cls(
+            list(first.request.images),
+            list(first.request.heads),
+            [regions for each in results for regions in each.request.regions],
+            {name: np.concatenate([each.arrays[name] for each in results]) for name in first.arrays},
+            {regions: why for each in results for regions, why in each.undefined.items()},
+            read(study, "label")[where],
+            first_before,
+            top_before,
+        )
 
     @property
     def images(self) -> int:
-        return len(self.result["images"])
-
-    @property
-    def heads(self) -> list[tuple[int, int]]:
-        return [(layer, head) for layer, head in self.result["heads"]]
+        return len(self.image_ids)
 
     @property
     def layer(self) -> int:
         """The last with a pruned head: its output feels all of them."""
         return max(layer for layer, _ in self.heads)
 
-    @property
-    def regions(self) -> list[int]:
-        return list(self.result["regions"])
-
     def row(self, regions: int) -> int:
-        """Where a set of regions is in the lists of the result."""
+        """Where a set of regions is in the arrays."""
         return self.regions.index(regions)
 
     def why_not(self, regions: int) -> str:
         """Why the model does not have these regions; empty if it has."""
-        return str((self.result.get("undefined") or {}).get(str(regions), ""))
+        return self.undefined.get(regions, "")
 
     def values(self, metric: str, regions: int) -> Array:
         """Of each image, float64, NaN where there is none: the metric as the curve of all heads shows it."""
-        return self._rows(METRICS[metric].drawn, regions)
+        return self._row(METRICS[metric].drawn, regions)
 
-    def _rows(self, name: str, regions: int) -> Array:
-        rows = self.result.get(name)
-        if isinstance(rows, dict):
-            rows = rows.get(str(self.layer))
-        row = rows[self.row(regions)] if rows else None
-        return np.array([None] * self.images if row is None else row, dtype=np.float64)
+    def _row(self, name: str, regions: int) -> Array:
+        """Of each image, what an array has of these regions; of one by layer, in the last layer."""
+        if name not in self.arrays:
+            return np.full(self.images, np.nan)
+        row: Array = self.arrays[name][self.row(regions)]
+        return row if row.ndim == 1 else row[-1]
 
     def effect(self, metric: str, regions: int) -> Effect:
         """Mean and standard deviation of `values`."""
@@ -142,8 +212,8 @@ class Pruning:
         layers = {layer for layer, _ in self.heads}
         if len(self.heads) < 2 or metric not in facts.metrics or (metric.endswith("distance") and len(layers) > 1):
             return None
-        where = [facts.image_indices[image] for image in self.result["images"]]
-        joint = self._rows(metric, WHOLE_HEAD)
+        where = [facts.image_indices[image] for image in self.image_ids]
+        joint = self._row(LOST.get(metric, metric), WHOLE_HEAD)
         if len(where) == 1:
             of_one = of_image(facts.study, "importance", where[0], metric)
             alone = np.array([sum(float(of_one[head]) for head in self.heads)])
@@ -152,40 +222,33 @@ class Pruning:
         known = np.isfinite(joint) & np.isfinite(alone)
         return (float(joint[known].mean()), float(alone[known].mean())) if known.any() else None
 
-    def before(self, image: int = 0) -> list[tuple[int, float]]:
-        """The most probable classes with their probabilities, with nothing pruned."""
-        return _classes(self.result.get("top_before"), image)
-
     def after(self, regions: int, image: int = 0) -> list[tuple[int, float]]:
-        """The same when the regions are switched off; empty where the model has no classifier, or not the regions."""
-        rows = self.result.get("top_after")
-        return _classes(rows[self.row(regions)] if rows else None, image)
-
-    def label(self, image: int = 0) -> int | None:
-        """The true class, if it is known."""
-        found = (self.result.get("label") or [None] * self.images)[image]
-        return None if found is None or found < 0 else int(found)
+        """The most probable classes with their probabilities when the regions are switched off; empty where the model
+        has no classifier, or not the regions."""
+        if "top_class" not in self.arrays:
+            return []
+        at = self.row(regions), image
+        p = self.arrays["top_probability"][at]
+        return _ranks(self.arrays["top_class"][at], p) if np.isfinite(p).all() else []
 
     def predictions(self, regions: int) -> "Predictions | None":
         """How the predictions of all images change; None where there are none."""
-        before, after = self._firsts(self.result.get("top_before")), None
-        rows = self.result.get("top_after")
-        if rows:
-            after = self._firsts(rows[self.row(regions)])
-        if before is None or after is None:
+        before, after = self.first_before, self.first_after(regions)
+        if before is None or after is None or not ((before >= 0).any() and (after >= 0).any()):
             return None
-        label = np.array([-1 if each is None else each for each in map(self.label, range(self.images))])
-        known, same = label >= 0, float((before == after).mean())
+        known, same = self.label >= 0, float((before == after).mean())
         if not known.any():
             return Predictions(None, None, 0, same)
-        right = [float((firsts[known] == label[known]).mean()) for firsts in (before, after)]
+        right = [float((firsts[known] == self.label[known]).mean()) for firsts in (before, after)]
         return Predictions(right[0], right[1], int(known.sum()), same)
 
-    def _firsts(self, rows: Any) -> Array | None:
-        """The most probable class of each image, -1 without any; None where no image has one."""
-        found = [_classes(rows, image) for image in range(self.images)]
-        firsts = np.array([each[0][0] if each else -1 for each in found])
-        return firsts if (firsts >= 0).any() else None
+    def first_after(self, regions: int) -> Array | None:
+        """The most probable class of each image, -1 without any; None without a classifier."""
+        if "top_class" not in self.arrays:
+            return None
+        row = self.row(regions)
+        known = np.isfinite(self.arrays["top_probability"][row]).all(axis=-1)
+        return np.where(known, self.arrays["top_class"][row][:, 0], -1)
 
 
 @dataclass(frozen=True)
@@ -204,6 +267,12 @@ class Predictions:
     same: float
 
 
-def _classes(rows: Any, image: int) -> list[tuple[int, float]]:
-    row = rows[image] if rows else None
-    return [(int(place), float("nan") if p is None else float(p)) for place, p in row or []]
+def likeliest(probability: Array) -> list[tuple[int, float]]:
+    """The most probable classes with their probabilities, of one image's (class,); empty of what is no number."""
+    order = np.argsort(-probability, kind="stable")[:RANKS]
+    p = probability[order]
+    return _ranks(order, p) if np.isfinite(p).all() else []
+
+
+def _ranks(classes: Array, p: Array) -> list[tuple[int, float]]:
+    return list(zip(classes.tolist(), p.tolist(), strict=True))

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NoReturn
 from flask import Flask, Response, abort, jsonify, request, send_file
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from analyses import registry
 from dashboard import access
 from dashboard.words import count, megabytes
 from jobs import uploads
@@ -269,12 +270,13 @@ def offer_line(upload: Upload) -> str:
 
 def is_hidden(job: Job) -> bool:
     """Whether a job is of another's upload or picture, which whoever asks may not know of: its unpacking, a price of
-    it, the private study of the picture, or what is pruned in that.
+    it, the private study of the picture, or what was asked of that.
 
     A study that was made of it is everybody's, as all studies are.
     """
     user = access.current()
-    private = job.kind == "image" or (job.kind == "prune" and pictures.is_name(str(job.request.get("study"))))
+    asked = job.kind in registry.on_request() and pictures.is_name(str(job.request.get("study")))
+    private = job.kind == "image" or asked
     return (private or _is_of_upload(job)) and job.who != user.name and not user.may("admin")
 
 

@@ -12,9 +12,11 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from analyses.request import AnalysisRequest
 from jobs.ledger import Ledger
-from jobs.requests import Request, StudyRequest, checked, is_answered_once, key_of, kind_of, queue_of, steps_of, to_json
+from jobs.requests import Request, StudyRequest, key_of, kind_of, queue_of, steps_of, to_json
 from jobs.work import ENDED, Job
+from store import derived
 from store.settings import Settings
 
 TASK = "headscope.work"
@@ -56,16 +58,16 @@ class Desk:
         """Open the ledger. The queue is not asked for anything yet."""
         self.settings = settings
         self.ledger = Ledger(settings.ledger_url)
+        self.uses = derived.Uses(settings.derived_uses)
         self._app = celery_app(settings)
 
     def submit(self, request: Request, who: str) -> Submitted:
         """Have a request done, once, however often it is asked for. Answers within 5 s, whatever the queue does.
 
         Raises:
-            ValueError: It asks for nothing or too much, or for a study that another job is writing.
+            ValueError: It asks for a study that another job is writing.
             TooManyJobsError: `who` has too many jobs that wait or run.
         """
-        request = checked(request)
         kind = kind_of(request)
         job, new = self.ledger.submit(
             kind,
@@ -75,11 +77,17 @@ class Desk:
             request.title,
             who,
             steps_of(request),
-            answered_once=is_answered_once(kind),
+            answered_once=self._has_result(kind, request),
             study=request.study if isinstance(request, StudyRequest) else None,
             most=self.settings.jobs_per_user,
         )
         return Submitted(job, new, None if job.state in ENDED else self.ring(job.queue, job.id))
+
+    def _has_result(self, kind: str, request: Request) -> bool:
+        """Whether what was asked for lies in the store, so that the job that computed it answers for good."""
+        if not isinstance(request, AnalysisRequest):
+            return False
+        return derived.is_whole(derived.path_of(self.settings.studies, kind, request))
 
     def cancel(self, job_id: str, who: str) -> Job:
         """Cancel a job for good, and have a worker free what it took. A job that has ended stays as it is.

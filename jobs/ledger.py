@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.engine import Connection
 
+from analyses import registry
 from jobs.database import Database, plain
 from jobs.tables import HELD, LIVE, WAITING, attempts, catalogue, jobs, results, turns, units, workers
 from jobs.work import (
@@ -38,7 +39,7 @@ MOST_FAILED, MOST_LOST = 3, 30
 UNFIT_SECONDS = 300.0
 # A worker that was heard of within so many seconds is there.
 HERE_SECONDS = 60.0
-# The unit of a cancelled study that frees its space; no job has another in a phase so high.
+# The unit that frees the space of a cancelled job that was begun; no job has another in a phase so high.
 CLEAN = Step(1000, 0, "clean")
 # A job's rate is that of its units that ended in this time before its last.
 RATE_SECONDS = 300.0
@@ -60,7 +61,7 @@ _MAY_RUN = """jobs.queue = :queue AND jobs.state IN ('queued', 'running') AND NO
 _MAY_CLEAN = """jobs.queue = :queue AND jobs.cleaning AND NOT EXISTS (
     SELECT 1 FROM attempts WHERE attempts.outcome IS NULL AND attempts.job = jobs.number)"""
 # Of many images, so that it gives way to what takes a moment, whoever asks.
-_IS_LONG = "CASE WHEN jobs.kind = 'prune' AND jobs.units_total > 1 THEN 1 ELSE 0 END"
+_IS_LONG = "CASE WHEN jobs.queue = 'interactive' AND jobs.units_total > 1 THEN 1 ELSE 0 END"
 # CROSS JOIN: jobs first. SQLite would go through all units that wait, as it cannot know how few jobs are cleaned away.
 _COUNT = text(f"""SELECT count(*) FROM (
     SELECT jobs.number FROM jobs CROSS JOIN units WHERE {_MAY_CLEAN} AND {_READY}
@@ -179,7 +180,7 @@ class Ledger:
             key: By which equal requests are known; a waiting or running job of that key is the answer.
             who: The person who asks.
             steps: The units that the job begins with.
-            answered_once: Whether a job of that key that is done is the answer for good.
+            answered_once: Whether a job of that key that is done is the answer: what it found is still there.
             study: Name of the study that the job will write.
             most: How many jobs of one person may wait or run; None is any number.
         Raises:
@@ -227,7 +228,7 @@ class Ledger:
             row = _job_row(conn, job)
             if row.state not in ENDED:
                 values = {"state": "cancelled", "finished": now, "cause": f"cancelled by {plain(who)}", "note": None}
-                if row.kind == "study" and row.started is not None:
+                if row.started is not None and (row.kind == "study" or _has_parts(row)):
                     conn.execute(insert(units), _unit(row.number, CLEAN))
                     values |= {"cleaning": True, "phase": CLEAN.phase}
                 _set(conn, row.number, values)
@@ -265,14 +266,25 @@ class Ledger:
             found: dict[str, Any] | None = conn.scalar(select(results.c.result).where(results.c.key == key))
             return found
 
+    def numbers_of(self, kind: str) -> list[str]:
+        """Keys of results of that kind of job that hold the numbers themselves, as older versions left them."""
+        old = sa.cast(results.c.result, sa.Text).like('%"top_after"%')
+        with self._database.read() as (conn, _):
+            return list(conn.scalars(select(results.c.key).join(jobs).where(jobs.c.kind == kind, old)))
+
+    def forget_result(self, key: str) -> None:
+        """Keep the result of that key no longer. Harmless twice."""
+        with self._database.write() as (conn, _):
+            conn.execute(delete(results).where(results.c.key == key))
+
     # What workers do
 
     def take(self, queue: str, worker: str, bell: str) -> Lease | None:
         """A lease on the unit of a queue that is next; None if none is ready.
 
-        The cleaning of a cancelled study comes before all, prunings of many images after all others. Then people take
-        turns: first comes who has the fewest units under way, then who has waited longest for a turn; of one person
-        the oldest job.
+        The cleaning of a cancelled job comes before all, what people asked for on many images after all others. Then
+        people take turns: first comes who has the fewest units under way, then who has waited longest for a turn; of
+        one person the oldest job.
 
         Args:
             worker: Name of the process that will do it.
@@ -598,6 +610,11 @@ def _held(conn: Connection, lease: Lease, *, even_cancelled: bool = False) -> _R
     if _is_cancelled(job, lease.step) and not even_cancelled:
         raise CancelledError(f"job {job.id} was {job.cause}")
     return job
+
+
+def _has_parts(job: _Row) -> bool:
+    """Whether the units of a job keep parts of its result in the store until the last of them."""
+    return job.kind in registry.on_request() and job.units_total > 1
 
 
 def _is_cancelled(job: _Row, step: Step) -> bool:

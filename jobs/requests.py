@@ -3,25 +3,22 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from analyses.vocabulary import MODES
+from analyses import registry
+from analyses.request import AnalysisRequest
 from jobs.work import Step
 
 # The two queues, each with its own processes: what a person waits for does not wait behind studies.
 INTERACTIVE, BULK = "interactive", "bulk"
 QUEUES = (INTERACTIVE, BULK)
 
-# The unit of a pruning that comes after its images.
-SUM_UP = "sum up"
-# Images of one unit of a pruning, so few that a click waits a second or two for it; and the most of one request.
-PRUNE_IMAGES = 4
-MOST_PRUNE_IMAGES = 5_000
-MOST_PRUNE_HEADS = 4096
+# The unit that puts the parts of the others together, of what an analysis was asked for on many images.
+JOIN = "join"
 
 
 @dataclass(frozen=True)
@@ -104,33 +101,6 @@ class PriceRequest:
 
 
 @dataclass(frozen=True)
-class PruneRequest:
-    """Parts of some heads switched off, on some images of a study.
-
-    Attributes:
-        study: Name of a published study.
-        content: Content hash of its manifest: another content is another question.
-        images: Ids of images, in the study's order.
-        heads: As (layer, head), sorted; all are switched off at once.
-        regions: Sets of regions, each 0 to 15 as a sum of the bits of vocabulary.REGIONS; each is a variant of its own.
-    """
-
-    study: str
-    content: str
-    images: tuple[str, ...]
-    heads: tuple[tuple[int, int], ...]
-    regions: tuple[int, ...] = MODES
-
-    @property
-    def title(self) -> str:
-        """What people call the job."""
-        layer, head = self.heads[0]
-        heads = f"L{layer}·H{head}" if len(self.heads) == 1 else f"{len(self.heads)} heads"
-        images = self.images[0] if len(self.images) == 1 else f"{len(self.images):,} images"
-        return f"{heads} of {self.study} on {images}"
-
-
-@dataclass(frozen=True)
 class UploadRequest:
     """An archive of pictures that a person sent, unpacked.
 
@@ -170,19 +140,22 @@ class ImageRequest:
         return f"{self.name} in {self.study}"
 
 
-Request = StudyRequest | PriceRequest | PruneRequest | UploadRequest | ImageRequest
+Request = StudyRequest | PriceRequest | UploadRequest | ImageRequest | AnalysisRequest
 
-# Kind of a job: its request, its queue, and whether what it found once answers the same request for good.
-_KINDS: dict[str, tuple[type[Any], str, bool]] = {
-    "study": (StudyRequest, BULK, False),
-    "price": (PriceRequest, INTERACTIVE, False),
-    "prune": (PruneRequest, INTERACTIVE, True),
-    "upload": (UploadRequest, BULK, False),
-    "image": (ImageRequest, INTERACTIVE, False),
+# Kinds of jobs beside the analyses that people ask for: their request and their queue.
+_KINDS: dict[str, tuple[type[Any], str]] = {
+    "study": (StudyRequest, BULK),
+    "price": (PriceRequest, INTERACTIVE),
+    "upload": (UploadRequest, BULK),
+    "image": (ImageRequest, INTERACTIVE),
 }
-KINDS = tuple(_KINDS)
 # The unit that a job begins with, of kinds that begin with one.
 _FIRST = {"study": "plan", "price": "price", "upload": "unpack", "image": "picture"}
+
+
+def kinds() -> tuple[str, ...]:
+    """The kinds of jobs: of each analysis that people ask for, its name is one."""
+    return (*_KINDS, *registry.on_request())
 
 
 def channels(name: str, text: str | None, *, positive: bool = False) -> tuple[float, float, float] | None:
@@ -212,30 +185,26 @@ def channels(name: str, text: str | None, *, positive: bool = False) -> tuple[fl
 
 def kind_of(request: Request) -> str:
     """The kind of job that a request is for."""
-    return next(kind for kind, (shape, _, _) in _KINDS.items() if isinstance(request, shape))
+    return next(kind for kind in kinds() if type(request) is _shape_of(kind))
 
 
 def queue_of(kind: str) -> str:
-    """The queue that jobs of a kind wait in."""
-    return _KINDS[kind][1]
-
-
-def is_answered_once(kind: str) -> bool:
-    """Whether a result answers every later request that is the same."""
-    return _KINDS[kind][2]
+    """The queue that jobs of a kind wait in; somebody waits for what analyses are asked for."""
+    return _KINDS[kind][1] if kind in _KINDS else INTERACTIVE
 
 
 def steps_of(request: Request) -> list[Step]:
     """The units that a job begins with; a study's plan adds the others."""
-    if not isinstance(request, PruneRequest):
-        return [Step(0, 0, _FIRST[kind_of(request)])]
-    starts = range(0, len(request.images), PRUNE_IMAGES)
+    kind = kind_of(request)
+    if not isinstance(request, AnalysisRequest):
+        return [Step(0, 0, _FIRST[kind])]
+    images, analysis = len(request.images), registry.on_request()[kind]
+    each = analysis.unit_images if "image" in analysis.cut else images
     several = [
-        Step(0, number, f"images {start} to {min(start + PRUNE_IMAGES, len(request.images)) - 1}",
-             min(PRUNE_IMAGES, len(request.images) - start))
-        for number, start in enumerate(starts)
-    ]  # fmt: skip
-    return several if len(several) == 1 else [*several, Step(1, 0, SUM_UP)]
+        Step(0, number, f"images {start} to {min(start + each, images) - 1}", min(each, images - start))
+        for number, start in enumerate(range(0, images, each))
+    ]
+    return several if len(several) == 1 else [*several, Step(1, 0, JOIN)]
 
 
 def to_json(request: Request) -> dict[str, Any]:
@@ -250,37 +219,20 @@ def from_json(kind: str, plain: object) -> Request:
     Raises:
         ValueError: It is no request of that kind; the message says which field is wrong.
     """
-    if kind not in _KINDS:
-        raise ValueError(f"{kind!r} is no kind of job; there are {', '.join(KINDS)}")
+    if kind not in kinds():
+        raise ValueError(f"{kind!r} is no kind of job; there are {', '.join(kinds())}")
     try:
-        request: Request = TypeAdapter(_KINDS[kind][0]).validate_python(plain)
+        request: Request = TypeAdapter(_shape_of(kind)).validate_python(plain)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the request"
-        raise ValueError(f"{where} of a {kind} job: {first['msg']}") from None
-    return checked(request)
+        said = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{where} of a {kind} job: {said}") from None
+    return request
 
 
-def checked(request: Request) -> Request:
-    """The request, in the one form that equal requests have.
-
-    Raises:
-        ValueError: A pruning asks for nothing, or for too much; the message says what would be right.
-    """
-    if not isinstance(request, PruneRequest):
-        return request
-    images, heads = tuple(dict.fromkeys(request.images)), tuple(sorted(set(request.heads)))
-    regions = tuple(dict.fromkeys(request.regions))
-    for what, given, most in (
-        ("images", images, MOST_PRUNE_IMAGES),
-        ("heads", heads, MOST_PRUNE_HEADS),
-        ("sets of regions", regions, 16),
-    ):
-        if not 1 <= len(given) <= most:
-            raise ValueError(f"a pruning has {len(given):,} {what}; give 1 to {most:,}")
-    if not all(0 <= wanted <= 15 for wanted in regions):
-        raise ValueError(f"regions {regions} are not of 0 to 15, sums of 1, 2, 4 and 8")
-    return replace(request, images=images, heads=heads, regions=regions)
+def _shape_of(kind: str) -> Any:
+    return _KINDS[kind][0] if kind in _KINDS else registry.on_request()[kind].request
 
 
 def key_of(request: Request) -> str:

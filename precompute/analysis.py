@@ -53,7 +53,7 @@ def left_out(vit: ViT) -> dict[str, str]:
     """Arrays and metrics that the model cannot have, each with the reason."""
     reasons = lacks(vit)
     needs: dict[str, tuple[str, ...]] = {metric: number.needs for metric, number in METRICS.items()}
-    for analysis in ANALYSES.values():
+    for analysis in (each for each in ANALYSES.values() if each.when != "request"):
         needs |= {name: (*analysis.needs, *spec.needs) for name, spec in analysis.arrays.items()}
     missing = {name: [reasons[need] for need in of if need in reasons] for name, of in needs.items()}
     return {name: why[0] for name, why in missing.items() if why}

@@ -9,15 +9,22 @@ together mean.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from analyses.pruning import PruneRequest
 from analyses.vocabulary import REGION_SETS_WITHOUT_CLS, Regions
+from precompute.analysis import batch_for, exact_float32, unless_out_of_memory
 from precompute.base import Base, logits_from
-from precompute.importance import ZDistances, z_distances
+from precompute.errors import RequestError
+from precompute.importance import TOP, ZDistances, z_distances
 from precompute.metrics import jensen_shannon, probabilities
 from precompute.model import ViT
+from precompute.unit import Arrays, Attrs, Unit
 
 
 @dataclass(frozen=True)
@@ -135,3 +142,188 @@ def _by_layer(vit: ViT, heads: Collection[tuple[int, int]]) -> dict[int, list[in
             )
         by_layer.setdefault(layer, []).append(head)
     return by_layer
+
+
+# --- what a person asks for: some images of a study, all sets of regions ---
+
+# Arrays of one number for each set of regions and image, by the study's metric that a whole head's number is read of.
+OF_CLASS = {"probability": "probability_drop", "jsd": "jsd"}
+DISTANCES = ("cls_distance", "patch_distance")
+
+
+def of_unit(unit: Unit) -> tuple[Arrays, Attrs]:
+    """What a pruning changes on the images of `unit`, whose request is a PruneRequest.
+
+    What the study knows is read from it: the model with nothing pruned, and a single head pruned whole, so that a page
+    never shows two numbers for one thing. The rest is computed from the pixels that the model saw, by the very model
+    that made the study.
+
+    Returns:
+        Arrays as `analyses.pruning` declares them, those that the model allows; NaN and -1 where it lacks the regions.
+        Attributes: `undefined`, why a set of regions has no number; `left_out`, why an array is not there.
+    Raises:
+        RequestError: The model has no such head.
+        MemoryError: Not even one image and one set of regions fit.
+    """
+    request: PruneRequest = unit.request
+    _refuse_heads(unit, request.heads)
+    effects = _Effects(unit, request)
+    to_compute = []
+    for row, regions in enumerate(map(Regions, request.regions)):
+        if not is_defined(regions, has_cls=unit.has_cls):
+            continue
+        if not regions:
+            effects.read_unpruned(row)
+        elif regions == Regions.ALL and len(request.heads) == 1:
+            effects.read_whole_head(row, *request.heads[0])
+        else:
+            to_compute.append(row)
+    if to_compute:
+        _compute(unit, effects, to_compute)
+    unit.progress(len(unit.images), len(unit.images))
+    return effects.arrays(), effects.attributes()
+
+
+def likeliest(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The TOP most probable classes and their probabilities, (…, rank), of probabilities (…, class)."""
+    order = np.argsort(-probability, axis=-1, kind="stable")[..., :TOP]
+    return order, np.take_along_axis(probability, order, -1)
+
+
+class _Effects:
+    """What is known so far of some images: arrays (regions, image, …), NaN until it is known."""
+
+    def __init__(self, unit: Unit, request: PruneRequest) -> None:
+        self.study, self.images, self.request = unit.study, list(unit.images), request
+        self.has_cls = unit.has_cls
+        self.layers = sorted({layer for layer, _ in request.heads})
+        self.target = self.study.read("target", self.images).astype(np.int64) if "target" in self.study else None
+        shape = (len(request.regions), len(self.images))
+        self.distance = {
+            name: np.full((shape[0], len(self.layers), shape[1]), np.nan)
+            for name in DISTANCES
+            if name in self.study.metrics
+        }
+        self.of_class: Arrays = {}
+        if self.target is not None:
+            self.of_class = {name: np.full(shape, np.nan) for name in (*OF_CLASS.values(), "pruned_probability")}
+            ranks = min(TOP, self.study.sizes["class"])
+            self.of_class["top_class"] = np.full((*shape, ranks), -1, np.int32)
+            self.of_class["top_probability"] = np.full((*shape, ranks), np.nan)
+
+    @cached_property
+    def before(self) -> np.ndarray:
+        """Probabilities with nothing pruned, (image, class)."""
+        return self.study.read("probability", self.images)
+
+    def read_unpruned(self, row: int) -> None:
+        """Nothing is switched off: the study's own predictions, and no effect."""
+        for values in self.distance.values():
+            values[row] = 0
+        if self.target is not None:
+            self.of_class["probability_drop"][row] = self.of_class["jsd"][row] = 0
+            self.of_class["pruned_probability"][row] = np.take_along_axis(self.before, self.target[:, None], 1)[:, 0]
+            self._keep_top(row, self.before)
+
+    def read_whole_head(self, row: int, layer: int, head: int) -> None:
+        """One head is switched off whole: that is its importance, which the study has."""
+        of_head = (self.images, layer, head)
+        known = self.study.read("importance", slice(None), *of_head)
+        for metric, values in zip(self.study.metrics, known, strict=True):
+            if metric in self.distance:
+                self.distance[metric][row, self.layers.index(layer)] = values
+            else:
+                self.of_class[OF_CLASS[metric]][row] = values
+        if self.target is not None:
+            self.of_class["pruned_probability"][row] = self.study.read("pruned_probability", *of_head)
+            self.of_class["top_class"][row] = self.study.read("pruned_top_class", *of_head)
+            self.of_class["top_probability"][row] = self.study.read("pruned_top_probability", *of_head)
+
+    def take(self, rows: Sequence[int], images: slice, pruned: Pruned, base: Base) -> None:
+        """What was computed for these sets of regions on these images."""
+        at = (np.array(rows)[:, None], np.arange(len(self.images))[images])
+        for layer, distance in pruned.distance.items():
+            place = (at[0], self.layers.index(layer), at[1])
+            self.distance["patch_distance"][place] = distance.patch.cpu()
+            if distance.cls is not None:
+                self.distance["cls_distance"][place] = distance.cls.cpu()
+        if self.target is None or pruned.jsd is None:
+            return
+        target = torch.from_numpy(self.target[images]).to(base.logits.device)[:, None]
+        before, after = probabilities(base.logits), probabilities(pruned.logits)
+        p_after = after.gather(-1, target.expand(len(rows), -1, 1))[..., 0]
+        self.of_class["probability_drop"][at] = (before.gather(-1, target)[:, 0] - p_after).cpu()
+        self.of_class["pruned_probability"][at] = p_after.cpu()
+        self.of_class["jsd"][at] = pruned.jsd.cpu()
+        self._keep_top(at, after.cpu().numpy())
+
+    def _keep_top(self, at: Any, probability: np.ndarray) -> None:
+        self.of_class["top_class"][at], self.of_class["top_probability"][at] = likeliest(probability)
+
+    def arrays(self) -> Arrays:
+        """All of them, by name."""
+        return {
+            "image": self.study.read("image", self.images),
+            "region_set": np.array(self.request.regions, np.int32),
+            "layer": np.array(self.layers, np.int32),
+            **self.of_class,
+            **self.distance,
+        }
+
+    def attributes(self) -> Attrs:
+        """Why there is no number where there is none."""
+        reasons = self.study.attrs["left_out"]
+        undefined = [bits for bits in self.request.regions if not is_defined(Regions(bits), has_cls=self.has_cls)]
+        metrics = OF_CLASS | {name: name for name in ("pruned_probability", *DISTANCES)}
+        return {
+            "undefined": {str(bits): reasons["cls_distance"] for bits in undefined},
+            "left_out": {array: reasons[metric] for metric, array in metrics.items() if metric in reasons},
+        }
+
+
+def _compute(unit: Unit, effects: _Effects, rows: Sequence[int]) -> None:
+    """Take into `effects` what the model gives for the sets of regions of `rows`, batch by batch.
+
+    The batch is halved when memory runs out, down to one image and one set of regions.
+    """
+    vit = unit.open_model()
+    batch, start = batch_for(vit), 0
+    while start < len(unit.images):
+        several = max(1, min(batch.images, batch.chunk // len(rows)))
+        images = slice(start, start + several)
+        unit.check()
+        compute = partial(_compute_batch, vit, unit, effects, rows, images, batch.chunk // several or 1)
+        if unless_out_of_memory(vit.device, compute):
+            start += several
+            unit.progress(min(start, len(unit.images)), len(unit.images))
+        elif batch == batch.halved():
+            raise MemoryError(
+                f"one image of {vit.name} does not fit in the memory of {vit.device} with parts of it pruned; use a "
+                "device with more memory"
+            )
+        else:
+            unit.release_memory()
+            batch = batch.halved()
+
+
+def _compute_batch(vit: ViT, unit: Unit, effects: _Effects, rows: Sequence[int], images: slice, variants: int) -> bool:
+    """Take into `effects` what the model gives for some images; True, once it has."""
+    with exact_float32():
+        base = unit.base(unit.images[images])
+        for first in range(0, len(rows), variants):
+            unit.check()
+            several = rows[first : first + variants]
+            regions = [Regions(effects.request.regions[row]) for row in several]
+            effects.take(several, images, prune(vit, base, effects.request.heads, regions), base)
+    return True
+
+
+def _refuse_heads(unit: Unit, heads: Sequence[tuple[int, int]]) -> None:
+    layers, in_layer = unit.study.sizes["layer"], unit.heads
+    for layer, head in heads:
+        if not (0 <= layer < layers and 0 <= head < in_layer):
+            raise RequestError(
+                f"head ({layer}, {head}) is not in {unit.study.attrs['model']['name']}, which has layers 0 to "
+                f"{layers - 1} and heads 0 to {in_layer - 1}",
+                "heads",
+            )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from precompute.base import Base, base_pass
 from precompute.model import ViT
 
 T = TypeVar("T")
@@ -68,6 +69,8 @@ class Unit:
         open_model: Gives the model, in eval mode and float32, with gradients if the analysis needs "gradients".
         masks: Share of each patch that is object, float32 (image, patch) of all images, NaN rows without a mask.
         request: What a person asked for, of analyses that are computed on request.
+        base_of: Gives the model's pass over some images of the study, as `base` does, if whoever calls keeps passes.
+        release_memory: Called when memory ran out: whoever calls lets go of the passes that it keeps.
         progress: Called with what is done, of how much.
         check: Called often; it may raise, to stop.
     """
@@ -80,6 +83,8 @@ class Unit:
     open_model: Callable[[], ViT] = _no_model
     masks: np.ndarray | None = None
     request: Any = None
+    base_of: Callable[[Sequence[int]], Base] | None = None
+    release_memory: Callable[[], None] = _nothing
     progress: Callable[[int, int], None] = field(default=lambda done, of: None)
     check: Callable[[], None] = _nothing
 
@@ -107,6 +112,12 @@ class Unit:
     def has_cls(self) -> bool:
         """Whether the model reads a CLS token; it is the first token then."""
         return bool(self.study.attrs["model"]["has_cls"])
+
+    def base(self, images: Sequence[int]) -> Base:
+        """The model's pass over some images of the study with nothing changed; no contexts, no gradients."""
+        if self.base_of is not None:
+            return self.base_of(images)
+        return base_pass(self.open_model(), torch.from_numpy(self.study.read("pixels", list(images))))
 
     def attention(self, image: int, layer: int | range) -> Tensor:
         """Attention of all heads of a layer on one image, float32 (head, query, key), prefix tokens included.
@@ -167,6 +178,16 @@ def side_by_side(see: Callable[[int], T], items: Sequence[int]) -> Iterator[T]:
         torch.set_num_threads(threads)  # MKL has one number for all threads
 
 
-def gradients(wanted: bool) -> AbstractContextManager[Any]:
-    """In which the function of an analysis runs: with gradients, or without."""
-    return torch.enable_grad() if wanted else torch.no_grad()
+@contextmanager
+def gradients(wanted: bool, open_model: Callable[[], ViT]) -> Iterator[None]:
+    """In which the function of an analysis runs: with gradients, to the model's weights too, or without any."""
+    if not wanted:
+        with torch.no_grad():
+            yield
+        return
+    model = open_model().model.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        model.requires_grad_(False).zero_grad(set_to_none=True)  # others use the same model

@@ -42,11 +42,12 @@ def check_arrays(arrays: Mapping[str, Array], wanted: list[str], sizes: Mapping[
             raise ValueError(
                 f"{name} has shape {array.shape} instead of {schema.shape(spec, sizes)}, ({', '.join(spec.dims)})"
             )
-        if not _has_type(array, spec):
+        if not has_type(array, spec):
             raise ValueError(f"{name} is {array.dtype}, the schema says {spec.dtype}; convert it where it is computed")
 
 
-def _has_type(array: Array, spec: ArraySpec) -> bool:
+def has_type(array: Array, spec: ArraySpec) -> bool:
+    """Whether an array has the type that its row says."""
     if spec.dtype == "string":
         return array.dtype.kind in "UTO"
     return array.dtype == np.dtype(spec.dtype)

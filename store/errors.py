@@ -15,6 +15,10 @@ class StudyNotFoundError(StoreError, FileNotFoundError):
     """There is no published study at that path."""
 
 
+class DerivedNotFoundError(StoreError, FileNotFoundError):
+    """There is no such result beside the study: nobody asked for it yet, or it was removed."""
+
+
 class DamagedError(StoreError, OSError):
     """What is on disk is not what was published.
 

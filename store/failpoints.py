@@ -11,6 +11,15 @@ import signal
 import time
 
 VARIABLE = "HEADSCOPE_FAILPOINT"
+# While a result that was asked for is written.
+DERIVED = (
+    "before-result-part",
+    "after-result-part",
+    "before-result-join",
+    "before-result-publish",
+    "after-result-publish",
+    "after-result-flush",
+)
 EXCHANGE = ("after-object-push", "before-commit", "after-object-pull", "before-place")
 NAMES = (
     "before-unit-write",
@@ -32,6 +41,7 @@ NAMES = (
     "before-ledger-commit",
     "after-ledger-commit",
     *EXCHANGE,
+    *DERIVED,
 )
 
 _setting: str | None = None

@@ -74,6 +74,16 @@ class Manifest:
         """Make it the manifest of `study`. All objects must be on the disk before."""
         files.put_now(manifest_path(study), self.to_bytes())
 
+    @staticmethod
+    def is_group(name: str) -> bool:
+        """Whether the group of what was published may be in a folder of that name."""
+        return ATTEMPT_NAME.fullmatch(name) is not None
+
+    @staticmethod
+    def called(folder: Path) -> str:
+        """What messages call what is published in `folder`."""
+        return f"study {folder.name}"
+
     @classmethod
     def load(cls, study: Path) -> Self:
         """The manifest of the study in folder `study`.
@@ -102,27 +112,32 @@ class Manifest:
             about = body["headscope"]
             version, made_by = int(about["schema"]), str(about["version"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise _damaged(path, "cannot be read") from error
+            raise cls._damaged(path, "cannot be read") from error
         if version > schema.VERSION:
             raise NewerSchemaError(
-                f"study {path.parent.name} was made by Headscope {made_by} in schema {version}, but this "
+                f"{cls.called(path.parent)} was made by Headscope {made_by} in schema {version}, but this "
                 f"Headscope reads up to schema {schema.VERSION}; upgrade to {made_by} or newer"
             )
         try:
             if body.pop("seal") != _seal(body):
-                raise _damaged(path, "was changed after it was published")
+                raise cls._damaged(path, "was changed after it was published")
             objects = {str(key): (int(size), str(sha)) for key, (size, sha) in body["objects"].items()}
             found = cls(body["study"], body["attempt"], objects, made_by, body["packages"], body["run"], version)
             if body["content"] != found.content:
-                raise _damaged(path, "states another content hash than its objects have")
+                raise cls._damaged(path, "states another content hash than its objects have")
             words, facts = (found.study, found.attempt), (found.packages, found.run)
             if not all(isinstance(each, str) for each in words) or not all(isinstance(each, dict) for each in facts):
-                raise _damaged(path, "is not laid out as a manifest")
+                raise cls._damaged(path, "is not laid out as a manifest")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _damaged(path, "is not laid out as a manifest") from error
-        if ATTEMPT_NAME.fullmatch(found.attempt) is None or not all(map(_is_plain, objects)):
-            raise _damaged(path, "names files outside the study")
+            raise cls._damaged(path, "is not laid out as a manifest") from error
+        if not cls.is_group(found.attempt) or not all(map(_is_plain, objects)):
+            raise cls._damaged(path, "names files outside the study")
         return found
+
+    @classmethod
+    def _damaged(cls, path: Path, what: str) -> DamagedError:
+        said = f"{path} {what}, so nothing vouches for the {cls.called(path.parent)}; compute it again"
+        return DamagedError(said, [path.name])
 
 
 def _seal(body: dict[str, Any]) -> str:
@@ -133,12 +148,6 @@ def _seal(body: dict[str, Any]) -> str:
 def _is_plain(key: str) -> bool:
     path = PurePosixPath(key)
     return not path.is_absolute() and ".." not in path.parts and "\0" not in key
-
-
-def _damaged(path: Path, what: str) -> DamagedError:
-    return DamagedError(
-        f"{path} {what}, so nothing vouches for the study {path.parent.name}; compute it again", [path.name]
-    )
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,13 @@ def verify(study: Path, progress: Callable[[int, int], None] = lambda done, tota
         StudyNotFoundError, NewerSchemaError, DamagedError: As Manifest.load.
     """
     manifest = Manifest.load(study)
-    root = study / manifest.attempt
+    return differences(study / manifest.attempt, manifest, progress)
+
+
+def differences(
+    root: Path, manifest: Manifest, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[Damage]:
+    """What of the group at `root` is not as its manifest says, by name; `progress` as of `verify`."""
     damages, done, total = [], 0, manifest.size
     for key, expected in manifest.objects.items():
         problem = fault(root / key, expected)
@@ -167,7 +182,8 @@ def verify(study: Path, progress: Callable[[int, int], None] = lambda done, tota
             damages.append(Damage(key, problem))
         done += expected[0]
         progress(done, total)
-    damages += [Damage(key, "not in the manifest") for key in strays(root, manifest.objects)]
+    beside = {manifest_path(root).name} if manifest.attempt == "." else set()
+    damages += [Damage(key, "not in the manifest") for key in strays(root, manifest.objects) if key not in beside]
     return sorted(damages, key=lambda damage: damage.object)
 
 

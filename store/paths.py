@@ -7,8 +7,9 @@ from pathlib import Path
 STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 ATTEMPT_NAME = re.compile(r"attempt-([1-9][0-9]{0,8})")
 UNIT_ACK = re.compile(r"unit-([0-9]{5,})\.json")
-STAGE = re.compile(r"[a-z0-9_:-]{1,80}")
-STAGE_ACK = re.compile(rf"stage-({STAGE.pattern})\.json")
+ANALYSIS_NAME = re.compile(r"[a-z0-9][a-z0-9_:-]{0,59}")
+RESULT_KEY = re.compile(r"[0-9a-f]{64}")
+STAGE_ACK = re.compile(rf"stage-({ANALYSIS_NAME.pattern})\.json")
 PIECE_ACK = re.compile(r"([0-9]+-[0-9]+\.[0-9]+-[0-9]+)\.json")
 
 
@@ -36,6 +37,38 @@ def manifest_path(study: Path) -> Path:
 
 def lock_path(study: Path) -> Path:
     return study / "lock"
+
+
+def derived_path(study: Path) -> Path:
+    """What was computed of the published study on request: a folder an analysis, in it one a result."""
+    return study / "derived"
+
+
+def results_path(study: Path, analysis: str) -> Path:
+    """The results of one analysis.
+
+    Raises:
+        ValueError: The analysis' name is not one to 60 of a-z, 0-9, hyphen, underscore and colon.
+    """
+    if ANALYSIS_NAME.fullmatch(analysis) is None:
+        raise ValueError(f"{analysis!r} is not an analysis' name: use 1 to 60 of a-z, 0-9, '-', '_' and ':'")
+    return derived_path(study) / analysis
+
+
+def result_path(study: Path, analysis: str, key: str) -> Path:
+    """One result: a Zarr group, with its manifest beside the arrays.
+
+    Raises:
+        ValueError: The key is not a SHA-256 in hexadecimal.
+    """
+    if RESULT_KEY.fullmatch(key) is None:
+        raise ValueError(f"{key[:80]!r} is not a result's key: a SHA-256 in hexadecimal")
+    return results_path(study, analysis) / key
+
+
+def result_work_path(study: Path, analysis: str, key: str, job: str) -> Path:
+    """What one job has of a result until that is published."""
+    return results_path(study, analysis) / f"{key}.{job}.work"
 
 
 def attempt_path(study: Path, number: int) -> Path:
@@ -80,10 +113,10 @@ def stage_path(study: Path, number: int, stage: str) -> Path:
     """What one finished stage wrote; a stage without it is not finished.
 
     Raises:
-        ValueError: The stage's name is not one to 80 of a-z, 0-9, hyphen, underscore and colon.
+        ValueError: The stage's name is not one to 60 of a-z, 0-9, hyphen, underscore and colon.
     """
-    if STAGE.fullmatch(stage) is None:
-        raise ValueError(f"{stage!r} is not a stage's name: use 1 to 80 of a-z, 0-9, '-', '_' and ':'")
+    if ANALYSIS_NAME.fullmatch(stage) is None:
+        raise ValueError(f"{stage!r} is not a stage's name: use 1 to 60 of a-z, 0-9, '-', '_' and ':'")
     return parts_path(study, number) / f"stage-{stage}.json"
 
 

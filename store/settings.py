@@ -90,6 +90,12 @@ class Settings(BaseSettings):
     upload_quota_gb: float = Field(
         default=20.0, ge=0, description="What one person's uploads may hold in all, in GB (10⁹ bytes)."
     )
+    derived_quota_gb: float = Field(
+        default=5.0,
+        ge=0,
+        description="What the results that people asked for, such as prunings, may take on the disk in all, in GB (10⁹ "
+        "bytes); those that were not used for longest are dropped, and computed again when they are asked for.",
+    )
     jobs_per_user: int = Field(
         default=100, ge=1, description="How many jobs of one person may wait or run at a time; more are refused."
     )
@@ -124,6 +130,11 @@ class Settings(BaseSettings):
     def studies(self) -> Path:
         """The folder with one folder a study."""
         return self.data / "studies"
+
+    @property
+    def derived_uses(self) -> Path:
+        """The folder that says when each result that people asked for was last used."""
+        return self.data / "derived-uses"
 
     @property
     def images(self) -> Path:

@@ -1,41 +1,47 @@
 """What does a published study say? Each array as it was published, checked on the way: true, or an error."""
 
 import difflib
+import errno
+import hashlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 from cachetools import LRUCache
-from zarr.types import AnyArray
 
 from analyses.arrays import ArraySpec
-from store import paths, rebuild
-from store.errors import DamagedError, LeftOutError, NewerSchemaError, StoreError, StudyNotFoundError
+from analyses.request import AnalysisRequest
+from store import derived, files, paths, rebuild
+from store.errors import DamagedError, NewerSchemaError, StoreError, StudyNotFoundError
+from store.group import Group
 from store.lock import StudyLock
-from store.manifest import Manifest
-from store.objects import PublishedStore, asked, fault
-from store.schema import SCHEMA, in_order, row_of
+from store.manifest import Manifest, content_hash
+from store.schema import SCHEMA, row_of
+
+if TYPE_CHECKING:
+    from store.derived import Derived
 
 Array = npt.NDArray[Any]
 
 # Weights of rebuilt layers kept in memory, a study: all of ViT-B (57 MB) and ViT-L (200 MB).
 WEIGHT_BYTES = 256_000_000
+_TRIES = 10  # to remove a folder in which a worker begins to write
 
 
-class Study:
+class Study(Group):
     """A published study, read-only. Safe to share between threads.
 
     It stands in for the path of its Zarr group wherever a path is taken: `xarray.open_zarr(study)`.
 
     Attributes:
         name: Name of the study's folder.
+        folder: The study's folder.
         path: Folder of the Zarr group.
         manifest: What was published.
         attrs: The root attributes.
@@ -44,88 +50,54 @@ class Study:
     def __init__(self, folder: Path, manifest: Manifest, metadata: bytes | None = None) -> None:
         """The study that `manifest` names; with `metadata` of its root, where that is not on the disk yet."""
         self.name = folder.name
-        self.path = folder / manifest.attempt
-        self.manifest = manifest
-        self._store = PublishedStore(self.path, manifest.objects, metadata)
-        self._group = self._guarded("the metadata", lambda: zarr.open_group(self._store, mode="r"))
-        self.attrs: dict[str, Any] = dict(self._group.attrs)
-        self._arrays: dict[str, AnyArray] = dict(self._group.arrays())
+        self.folder = folder
+        self.called = f"study {folder.name}"
+        super().__init__(folder / manifest.attempt, manifest, SCHEMA, metadata)
         self._weights: LRUCache[int, rebuild.LayerWeights] = LRUCache(
             WEIGHT_BYTES,
             lambda layer: min(layer.nbytes, WEIGHT_BYTES),  # one layer stays, whatever its size
         )
         self._weights_lock = threading.Lock()
-
-    def __fspath__(self) -> str:
-        return str(self.path)
+        self._contents: dict[tuple[str, ...], str] = {}
 
     def __repr__(self) -> str:
         return f"Study({self.name!r}, {self.manifest.content[:12]})"
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._arrays
+    def content_of(self, arrays: Iterable[str]) -> str:
+        """SHA-256 (hex) of these arrays, as far as the study has them, of its model and of the model's weights.
 
-    def __getitem__(self, name: str) -> AnyArray:
-        """The Zarr array `name`, read-only. A failed checksum is Zarr's ValueError here, DamagedError in
-        `read`.
-
-        Raises:
-            LeftOutError: The study has no such array, and says why.
-            KeyError: The study has no such array.
+        It stays as it is when the study is published again with other arrays more, such as a map.
         """
-        if name in self._arrays:
-            return self._arrays[name]
-        self._refuse_left_out(name)
-        raise KeyError(f"{name} is not in study {self.name}, which has {', '.join(self.arrays)}")
-
-    @property
-    def arrays(self) -> list[str]:
-        """Names of the arrays, in the order of the table; then those of other versions, which it does not name."""
-        return in_order(self._arrays)
+        wanted = tuple(arrays)
+        if wanted not in self._contents:
+            of = {key: value for key, value in self.manifest.objects.items() if key.partition("/")[0] in wanted}
+            of_model = files.json_bytes({key: self.attrs.get(key) for key in ("model", "weights")})
+            text = f"{content_hash(of)} {hashlib.sha256(of_model).hexdigest()}"
+            self._contents[wanted] = hashlib.sha256(text.encode()).hexdigest()
+        return self._contents[wanted]
 
     @cached_property
     def specs(self) -> dict[str, ArraySpec]:
         """The row of each array by name; of one that the table does not have, what it says of itself."""
         return {name: SCHEMA.get(name) or row_of(self._arrays[name]) for name in self.arrays}
 
-    @cached_property
-    def sizes(self) -> dict[str, int]:
-        """Size of every dimension that an array of the study has."""
-        return {
-            dim: size
-            for name in self.arrays
-            for dim, size in zip(self.dims(name), self._arrays[name].shape, strict=True)
-            if dim is not None
-        }
-
-    def dims(self, name: str) -> tuple[str | None, ...]:
-        """Dimension names of an array, by its own metadata; None for a dimension that they do not name.
-
-        Raises:
-            LeftOutError, KeyError: As study[name].
-        """
-        array = self[name]
-        return getattr(array.metadata, "dimension_names", None) or (None,) * array.ndim
-
-    def read(self, name: str, *index: Any) -> Array:
-        """`study[name][index]` in memory: the exact values that were published.
+    def derived(self, analysis: str, wanted: str | AnalysisRequest | Mapping[str, Any]) -> "Derived":
+        """What was computed of this study when somebody asked for it, as on the page.
 
         Args:
-            name: Of an array.
-            index: A number, slice or list of numbers for each dimension, from the first; the rest is read
-                whole.
+            analysis: Its name, as "prune".
+            wanted: The key of the result, as `derived_keys` gives them; the request; or the request's fields but for
+                study and content, as {"images": ["a.png"], "heads": [(3, 1)]}.
         Raises:
-            DamagedError: An object of the array is missing, short or changed; it names them.
-            LeftOutError, KeyError: As study[name].
-            IndexError: A number is outside its dimension; the message gives the range.
+            DerivedNotFoundError: Nobody asked for that yet, or it was removed.
+            DamagedError: It is not what was published; asked for again, it is computed again.
+            ValueError: There is no such analysis, or the request is none of its.
         """
-        array = self[name]
-        for dim, size, wanted in zip(self.dims(name), array.shape, index, strict=False):
-            if isinstance(wanted, int | np.integer) and not -size <= wanted < size:
-                raise self._outside(dim, int(wanted), size)
-        if any(isinstance(wanted, list | np.ndarray) for wanted in index):
-            return np.asarray(self._guarded(f"array {name}", lambda: array.oindex[index]))
-        return np.asarray(self._guarded(f"array {name}", lambda: array[index or ...]))
+        return derived.open_result(self, analysis, wanted)
+
+    def derived_keys(self, analysis: str) -> list[str]:
+        """Keys of the results of an analysis that are there, whatever is asked of them; damaged ones included."""
+        return derived.keys(self.folder, analysis)
 
     @cached_property
     def image_ids(self) -> list[str]:
@@ -267,44 +239,16 @@ class Study:
         """One layer of a weight, or what a model without that weight computes with."""
         return self.read(name, layer) if name in self else absent
 
-    def _words(self, name: str) -> list[str]:
-        return [str(word) for word in self.read(name)]
-
     @cached_property
     def _image_indices(self) -> dict[str, int]:
         return {image_id: index for index, image_id in enumerate(self.image_ids)}
-
-    def _refuse_left_out(self, name: str) -> None:
-        reason = self.attrs.get("left_out", {}).get(name)
-        if reason is not None:
-            raise LeftOutError(f"{name} is not in study {self.name}: {reason}")
 
     def _outside(self, dim: str | None, wanted: int, size: int) -> IndexError:
         owner = self.attrs["model"]["name"] if dim in ("layer", "head") else f"study {self.name}"
         return IndexError(f"{dim} {wanted} is not in {owner}, which has {dim}s 0 to {size - 1}")
 
-    def _guarded(self, what: str, access: Any) -> Any:
-        """`access()`, with any failure that damage explains turned into DamagedError."""
-        keys: list[str] = []
-        token = asked.set(keys)
-        try:
-            return access()
-        except Exception as error:  # zarr and codecs raise many kinds on damage; anything else goes on below
-            faults = {key: fault(self.path / key, self.manifest.objects[key]) for key in dict.fromkeys(keys)}
-            bad = {key: problem for key, problem in faults.items() if problem}
-            if not bad:
-                raise
-            if not self.path.is_dir():
-                raise DamagedError(
-                    f"the files of study {self.name} are gone: it was deleted or computed again; open it again", bad
-                ) from error
-            listed = ", ".join(f"{key} is {problem}" for key, problem in bad.items())
-            raise DamagedError(
-                f"{what} of study {self.name} is damaged: {listed}; `headscope verify {self.name}` lists all damage",
-                bad,
-            ) from error
-        finally:
-            asked.reset(token)
+    def _next_step(self) -> str:
+        return f"`headscope verify {self.name}` lists all damage"
 
 
 def open_published(folder: Path, load: Callable[[Path], Manifest] = Manifest.load) -> Study:
@@ -377,12 +321,28 @@ def delete(folder: Path) -> None:
         paths.manifest_path(folder).unlink(missing_ok=True)  # first: a study half removed is not published
         for number in paths.attempt_numbers(folder):
             paths.remove_attempt(folder, number)
-        if foreign := sorted(path.name for path in folder.iterdir() if path != paths.lock_path(folder)):
+        derived.remove_all(folder)
+        ours = (paths.lock_path(folder), paths.derived_path(folder))  # a worker may begin a result just now
+        if foreign := sorted(path.name for path in folder.iterdir() if path not in ours):
             raise StoreError(f"{folder} also has {', '.join(foreign)}, no part of a study; that is left there")
-        paths.lock_path(folder).unlink()
-        folder.rmdir()
+        _remove_folder(folder)
     finally:
         lock.release()
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove what is left of a study: its lock, its folder, and what a worker put there of a result just now."""
+    for _ in range(_TRIES):
+        paths.lock_path(folder).unlink(missing_ok=True)
+        try:
+            folder.rmdir()
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            derived.remove_all(folder)
+        else:
+            return
+    raise StoreError(f"{folder} is being written to; it is no study any more, remove it once it is quiet")
 
 
 def _entry(folder: Path, load: Callable[[Path], Manifest] = Manifest.load) -> StudyEntry | None:

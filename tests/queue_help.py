@@ -25,10 +25,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import create_engine, select, true
 
+from analyses.pruning import PruneRequest
 from jobs import client as queue
 from jobs import ledger as ledger_module
 from jobs import tables
-from jobs.requests import INTERACTIVE, PruneRequest
+from jobs.requests import INTERACTIVE
 from jobs.work import Lease
 from store.settings import Settings
 from workers import doers, runner, tasks
@@ -40,7 +41,9 @@ SOON = 120.0
 
 def toy(word: str, images: int = 1) -> PruneRequest:
     """A request whose unit does what `word` says, by `do`."""
-    return PruneRequest(word, "0", tuple(f"i{n}" for n in range(images)), ((0, 0),), (0,))
+    return PruneRequest(
+        study=word, content="0", images=tuple(f"i{n}" for n in range(images)), heads=((0, 0),), regions=(0,)
+    )
 
 
 def do(lease: Lease, work: runner.Work) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from store.settings import Settings
 from tests.browsing import needs_chromium, playwright, served, sound_page
 from tests.fake_desk import FakeDesk
 from tests.studies import write_tiny_study
@@ -41,7 +42,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     write_tiny_study(data / "studies" / "second", images=2, labelled=0, classes=0, has_cls=False, prefix=0)
     (data / "studies" / "third").mkdir()
     (data / "studies" / "third" / "MANIFEST.json").write_text("{")
-    with served(data, FakeDesk()) as address:
+    with served(data, FakeDesk(Settings(data=data))) as address:
         yield address
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from dashboard.theme import LIGHT
 from dashboard.workspace import VIEWS
+from store.settings import Settings
 from tests.browsing import needs_chromium, opened, playwright, served, sound_page
 from tests.fake_desk import FakeDesk
 from tests.studies import write_tiny_study
@@ -26,7 +27,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data = tmp_path_factory.mktemp("data")
     size = {"images": 8, "labelled": 8, "layers": 3, "heads": 4, "grid": (4, 4), "unit_images": 8}
     write_tiny_study(data / "studies" / "first", **size)
-    with served(data, FakeDesk()) as found:
+    with served(data, FakeDesk(Settings(data=data))) as found:
         yield f"{found}/?study=first"
 
 

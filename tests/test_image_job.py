@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 import numpy as np
 import pytest
 
+from analyses.pruning import PruneRequest
 from dashboard import access
 from dashboard import pictures as routes
 from dashboard.accounts import Accounts, User
@@ -24,7 +25,7 @@ from dashboard.views import header, studies
 from dashboard.writer import from_address
 from jobs import sweep, uploads
 from jobs.client import Desk
-from jobs.requests import ImageRequest, PruneRequest, StudyRequest, key_of, steps_of, to_json
+from jobs.requests import ImageRequest, StudyRequest, key_of, steps_of, to_json
 from jobs.work import CancelledError, Lease
 from precompute import autoencoder, maps
 from precompute.demo.model import WEIGHTS
@@ -381,7 +382,7 @@ def test_to_others_a_private_study_is_as_if_it_were_not_there(lab, page):
         f"/export/head-importance.csv{to_search(selection, known)}",
     )
     image_job = page.desk.ledger.jobs(kinds=["image"])[0]
-    asked = PruneRequest(name, study.manifest.content, ("2.png",), ((0, 0),))
+    asked = PruneRequest(study=name, content=study.manifest.content, images=("2.png",), heads=((0, 0),))
     pruning = page.desk.submit(asked, "ann").job
 
     def seen():

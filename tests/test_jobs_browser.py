@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from analyses.pruning import PruneRequest
 from dashboard.app import create_app
 from jobs.client import Desk
 from jobs.database import DamagedLedgerError
-from jobs.requests import PruneRequest, StudyRequest
+from jobs.requests import StudyRequest
 from jobs.work import Job, Step
 from store.settings import Settings
 from tests.browsing import SCREEN, needs_chromium, playwright, settled, sound_page
@@ -152,7 +153,7 @@ def test_jobs_change_on_the_page_as_they_change_in_the_ledger(page: "playwright.
 
 def test_prunings_are_shown_when_asked_for(page: "playwright.Page", lab: Lab):
     lab.ask("mine")
-    lab.desk.submit(PruneRequest("deit", "0" * 64, ("a", "b"), ((3, 1),)), "bob")
+    lab.desk.submit(PruneRequest(study="deit", content="0" * 64, images=("a", "b"), heads=((3, 1),)), "bob")
     jobs_page(page, lab)
     playwright.expect(row(page, "mine")).to_be_visible()
     assert row(page, "L3·H1").count() == 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from analyses.pruning import PruneRequest
 from dashboard import access
 from dashboard import offers as offers_module
 from dashboard.app import ASSETS, create_app
@@ -17,7 +18,7 @@ from dashboard.offers import PICTURES, Offers
 from dashboard.views import header, jobs, new_study
 from dashboard.views.new_study import FIELDS, PICKED, Form, Priced, ask_price, priced, read_form, submitted
 from jobs.client import UNHEARD, Desk
-from jobs.requests import PriceRequest, PruneRequest, StudyRequest, key_of
+from jobs.requests import PriceRequest, StudyRequest, key_of
 from jobs.work import Job, Step, WorkerSeen
 from store.settings import Settings
 from tests.studies import write_tiny_study
@@ -428,7 +429,7 @@ def begun(desk: Desk, units: int = 4) -> Job:
 
 def test_a_page_is_told_no_rows_unless_it_asks_for_them(desk: Desk, client: Any):
     study_job(desk)
-    desk.submit(PruneRequest("mine", "0" * 64, ("a",), ((0, 1),)), "bob")
+    desk.submit(PruneRequest(study="mine", content="0" * 64, images=("a",), heads=((0, 1),)), "bob")
     told = client.get("/jobs.json").json
     assert (told["live"], told["running"], "rows" in told) == (2, 0, False)
     for shown, kinds in (("study", {"study"}), ("prune", {"pruning"}), ("all", {"study", "pruning"})):
@@ -549,7 +550,9 @@ def test_a_request_is_told_in_words_and_only_what_is_unusual(desk: Desk):
     words = dict(jobs.asked_for(odd, desk.settings))
     assert words["Weights"] == "random, untrained"
     assert (words["Seed"], words["Per class"], words["Left out"]) == ("3", "the first 2", "patterns")
-    pruning = desk.submit(PruneRequest("mine", "0" * 64, ("a", "b"), ((0, 1), (2, 3))), "ann").job
+    pruning = desk.submit(
+        PruneRequest(study="mine", content="0" * 64, images=("a", "b"), heads=((0, 1), (2, 3))), "ann"
+    ).job
     assert dict(jobs.asked_for(pruning, desk.settings))["Heads"] == "L0·H1, L2·H3"
     price = desk.submit(PriceRequest(form(desk).request), "ann").job
     assert dict(jobs.asked_for(price, desk.settings))["Model"] == MODELS[0]
@@ -667,7 +670,7 @@ def test_every_live_job_is_told_and_of_the_ended_ones_the_last(
     desk: Desk, client: Any, monkeypatch: pytest.MonkeyPatch
 ):
     for n in range(250):
-        desk.submit(PruneRequest("mine", "0" * 64, ("a",), ((0, n),)), f"bob {n % 5}")
+        desk.submit(PruneRequest(study="mine", content="0" * 64, images=("a",), heads=((0, n),)), f"bob {n % 5}")
     told = client.get("/jobs.json?shown=prune").json
     assert len(told["rows"]) == told["live"] == 250
     monkeypatch.setattr(jobs, "MOST_ENDED", 3)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from analyses.pruning import PruneRequest
 from dashboard.accounts import Accounts
 from dashboard.app import create_app
 from dashboard.data import Shelf, facts
@@ -15,7 +16,7 @@ from dashboard.selection import default
 from dashboard.views import jobs, new_study, pruning
 from jobs import uploads
 from jobs.client import Desk
-from jobs.requests import PriceRequest, PruneRequest, StudyRequest
+from jobs.requests import PriceRequest, StudyRequest
 from jobs.uploads import Contents
 from jobs.work import Job
 from store.settings import Settings
@@ -51,7 +52,7 @@ class Lab:
         asked = [
             PriceRequest(StudyRequest(MODEL, study.images)),
             study,
-            PruneRequest("tiny", "0" * 64, ("i",), ((0, 0),)),
+            PruneRequest(study="tiny", content="0" * 64, images=("i",), heads=((0, 0),)),
         ]
         self.jobs = {"upload": upload} | {
             kind: self.desk.submit(request, "ann").job.id

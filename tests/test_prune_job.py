@@ -11,20 +11,24 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from analyses import registry
+from analyses.pruning import ANALYSIS, PruneRequest
+from analyses.request import result_key
 from analyses.vocabulary import METRICS, Regions
 from benchmarks.studies import DEIT_TINY, VARIABLE, photo_study, real_folder, real_photos
-from jobs import requests as jobs
-from jobs.requests import PruneRequest, StudyRequest, checked, key_of, steps_of, to_json
+from jobs.requests import StudyRequest, key_of, steps_of, to_json
 from jobs.work import CancelledError, Lease
+from precompute import pruning
 from precompute.base import base_pass
 from precompute.demo.model import WEIGHTS
 from precompute.pruning import prune
 from precompute.weights import open_model
+from store import derived
 from store.settings import Settings
 from store.study import open_published
 from tests import reference
 from tests.pictures import picture_folder
-from workers import prune as doer
+from workers import derived as doer
 from workers import study as pipeline
 from workers import study_model
 from workers.cache import memory_cache
@@ -81,7 +85,12 @@ def _nothing_kept():
 
 @pytest.fixture(autouse=True)
 def _all_pictures_are_one_unit(monkeypatch):
-    monkeypatch.setattr(jobs, "PRUNE_IMAGES", 16)
+    cut_into(monkeypatch, 16)
+
+
+def cut_into(monkeypatch, images):
+    """Have units of so many images."""
+    monkeypatch.setitem(registry.ANALYSES, "prune", replace(ANALYSIS, unit_images=images))
 
 
 class Recorded:
@@ -96,6 +105,9 @@ class Recorded:
 
     def progress(self, done, total, counted=""):
         self.told.append((done, total, counted))
+
+    def hold(self):
+        self.check()
 
     def finish(self, facts=None, result=None):
         self.facts, self.result = facts, result
@@ -114,7 +126,8 @@ class Units:
 def request_for(settings, name, heads, regions=SUBSETS, images=None):
     study = open_published(settings.studies / name)
     chosen = study.image_ids if images is None else [study.image_ids[index] for index in images]
-    return checked(PruneRequest(name, study.manifest.content, tuple(chosen), tuple(heads), tuple(regions)))
+    content = study.content_of(ANALYSIS.reads)
+    return PruneRequest(study=name, content=content, images=chosen, heads=heads, regions=regions)
 
 
 def lease_of(request, step=None):
@@ -122,15 +135,40 @@ def lease_of(request, step=None):
 
 
 def found(settings, *args, **kwargs):
-    """The result of a pruning that is one unit, as it comes out of the ledger."""
-    work = Recorded(settings)
-    doer.do(lease_of(request_for(settings, *args, **kwargs)), work)
-    return json.loads(json.dumps(work.result, allow_nan=False))
+    """The result of a pruning that is one unit, computed now and read from the store."""
+    request, work = request_for(settings, *args, **kwargs), Recorded(settings)
+    derived.remove(derived.path_of(settings.studies, "prune", request))
+    doer.do(lease_of(request), work)
+    assert set(work.result) == {"study", "analysis", "key"}, "the ledger has no numbers"
+    return as_read(settings, request)
 
 
-def numbers(rows):
-    """With NaN where there is null."""
-    return np.array(rows, dtype=float)
+def work_key(request):
+    return result_key("prune", request)
+
+
+def as_read(settings, request):
+    """Numbers of a result of the store by name, of distances by layer; and what the study has beside them."""
+    study = open_published(settings.studies / request.study)
+    result = study.derived("prune", request)
+    where = [study.image_index(image) for image in request.images]
+    read = {name: result.read(name) for name in result.arrays}
+    by_layer = {
+        name: {str(layer): result.read(name)[:, at] for at, layer in enumerate(read["layer"])}
+        for name in ("cls_distance", "patch_distance")
+        if name in read
+    }
+    return {
+        "images": [str(image) for image in read["image"]],
+        "layers": read["layer"].tolist(),
+        "target": study.read("target", where).tolist() if "target" in study else None,
+        "before": study.read("probability", where) if "probability" in study else None,
+        "undefined": result.attrs["undefined"],
+        "left_out": result.attrs["left_out"],
+        **dict.fromkeys(("cls_distance", "probability_drop", "jsd")),
+        **read,
+        **by_layer,
+    }
 
 
 def mask(vit, bits):
@@ -165,7 +203,7 @@ def test_every_subset_of_regions_is_what_a_forward_in_float64_gives_with_it_zero
     for row, bits in enumerate(SUBSETS):
         if not vit.has_cls and bits not in (0, PP, 15):
             assert result["undefined"][str(bits)] == study.attrs["left_out"]["cls_distance"]
-            assert np.isnan(numbers(result["patch_distance"][str(heads[0][0])][row])).all()
+            assert np.isnan(result["patch_distance"][str(heads[0][0])][row]).all()
             continue
         slow = reference.forward(vit, pixels, dict.fromkeys(heads, mask(vit, bits)))
         for layer in result["layers"]:
@@ -178,13 +216,12 @@ def test_every_subset_of_regions_is_what_a_forward_in_float64_gives_with_it_zero
             p, p_pruned = (each.logits[image].softmax(0) for each in (plain, slow))
             target = result["target"][image]
             drop, after = (p - p_pruned)[target].item(), p_pruned[target].item()
-            assert result["probability"][row][image] == pytest.approx(drop, abs=FLOAT32)
+            assert result["probability_drop"][row][image] == pytest.approx(drop, abs=FLOAT32)
             assert result["pruned_probability"][row][image] == pytest.approx(after, abs=FLOAT32)
             assert result["jsd"][row][image] == pytest.approx(reference.divergence(p, p_pruned), abs=FLOAT32)
-            kept = result["top_after"][row][image]
-            assert [p for _, p in kept] == pytest.approx(p_pruned.topk(5).values.tolist(), abs=FLOAT32)
-            assert [p_pruned[each].item() for each, _ in kept] == pytest.approx([p for _, p in kept], abs=FLOAT32)
-            assert result["top_before"][image][0][1] == pytest.approx(p.max().item(), abs=FLOAT32)
+            top, top_p = result["top_class"][row, image], result["top_probability"][row, image].tolist()
+            assert top_p == pytest.approx(p_pruned.topk(5).values.tolist(), abs=FLOAT32)
+            assert [p_pruned[each].item() for each in top] == pytest.approx(top_p, abs=FLOAT32)
 
 
 @pytest.mark.parametrize("name", [PLAIN, AVERAGED, DISTILLED, POOLED, REGISTERS])
@@ -202,17 +239,16 @@ def test_a_single_head_pruned_whole_has_the_importance_that_the_study_has_and_th
             target = torch.tensor(result["target"])[:, None]
             again["probability"] = (p - p_pruned).gather(1, target).T
         for metric in METRICS:
-            rows = (
-                result[metric][str(layer)] if metric in ("cls_distance", "patch_distance") and result[metric] else None
-            )
-            rows = result[metric] if rows is None else rows
+            array = pruning.OF_CLASS.get(metric, metric)
+            rows = result[array]
             if metric not in study.metrics:
-                assert metric in result["left_out"]
-                assert rows is None or np.isnan(numbers(rows)).all()
+                assert array in result["left_out"]
+                assert rows is None
                 continue
+            rows = rows[str(layer)] if "distance" in metric else rows
             known = study.read("importance", study.metric_index(metric), slice(None), layer, head)
-            assert numbers(rows)[0].astype(np.float32).tolist() == known.tolist()
-            assert numbers(rows)[0] == pytest.approx(again[metric][0].numpy(), abs=1e-6)
+            assert rows[0].astype(np.float32).tolist() == known.tolist()
+            assert rows[0] == pytest.approx(again[metric][0].numpy(), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", [PLAIN, AVERAGED, DISTILLED, POOLED, REGISTERS])
@@ -221,10 +257,13 @@ def test_no_region_changes_nothing_exactly_whatever_the_heads(settings, name):
     for layers in filter(None, (result["cls_distance"], result["patch_distance"])):
         assert all(set(rows[0]) == {0} and set(rows[1]) != {0} for rows in layers.values())
     if name != REGISTERS:
-        assert set(result["probability"][0]) == set(result["jsd"][0]) == {0}
-        assert result["top_after"][0] == result["top_before"]
-        assert result["pruned_probability"][0] == [dict(map(tuple, top)).get(t, p) for top, t, p in zip(
-            result["top_before"], result["target"], result["pruned_probability"][0], strict=True)]  # fmt: skip
+        assert set(result["probability_drop"][0]) == set(result["jsd"][0]) == {0}
+        assert result["top_probability"][0].tolist() == (-np.sort(-result["before"], axis=1)[:, :5]).tolist()
+        for row, target, top, left in zip(
+            result["before"], result["target"], result["top_class"][0], result["pruned_probability"][0], strict=True
+        ):
+            assert left == row[target]
+            assert row[top].tolist() == sorted(row[top].tolist(), reverse=True)
     vit = study_model.open_model_of(open_published(settings.studies / name), settings, "cpu")
     base = base_pass(vit, torch.from_numpy(open_published(settings.studies / name).read("pixels")))
     pruned = prune(vit, base, [(0, 0), (1, 1), (5, 0)], [Regions.NONE, Regions.ALL])
@@ -232,10 +271,11 @@ def test_no_region_changes_nothing_exactly_whatever_the_heads(settings, name):
     assert all((distance.patch[0] == 0).all() for distance in pruned.distance.values())
 
 
-def test_what_a_model_does_not_have_is_null_and_the_reason_is_said(settings):
+def test_what_a_model_does_not_have_is_not_there_and_the_reason_is_said(settings):
     result = found(settings, REGISTERS, [(2, 3)])
-    assert result["target"] == result["top_before"] == [None] * 6
-    assert {value for name in ("probability", "jsd") for row in result[name] for value in row} == {None}
+    assert not {"probability_drop", "pruned_probability", "jsd", "top_class", "top_probability"} & {
+        name for name, array in result.items() if array is not None
+    }
     assert "no classifier" in result["left_out"]["jsd"]
     averaged = found(settings, AVERAGED, [(2, 1)])
     assert averaged["cls_distance"] is None
@@ -243,42 +283,47 @@ def test_what_a_model_does_not_have_is_null_and_the_reason_is_said(settings):
     assert "no CLS" in averaged["undefined"]["1"]
 
 
-def test_the_target_is_the_studys_and_an_unknown_label_is_null(settings, tmp_path):
+def test_the_target_is_the_studys_with_and_without_labels(settings, tmp_path):
     study = open_published(settings.studies / PLAIN)
     result = found(settings, PLAIN, [(2, 1)], images=[5, 0])
     assert result["images"] == [study.image_ids[5], study.image_ids[0]]
-    assert result["label"] == result["target"] == study.read("label", [5, 0]).tolist()
+    assert result["target"] == study.read("label", [5, 0]).tolist()
+    for row, target in enumerate(result["target"]):
+        drop = result["before"][row, target] - result["pruned_probability"][:, row]
+        assert result["probability_drop"][:, row] == pytest.approx(drop, abs=1e-6, nan_ok=True)
     folder = picture_folder(tmp_path / "pictures", each=1, size=64)
     unlabelled = compute(PLAIN, folder, settings, name="unlabelled", random_weights=True, no_labels=True)
     result = found(settings, "unlabelled", [(2, 1)])
-    assert result["label"] == [None] * 3
     assert result["target"] == unlabelled.read("logits").argmax(axis=1).tolist()
 
 
-def test_many_images_are_done_unit_by_unit_and_summed_up_to_the_same(settings, monkeypatch):
+def test_many_images_are_done_unit_by_unit_and_joined_to_the_same(settings, monkeypatch):
     heads = [(0, 1), (3, 0)]
     whole = found(settings, AVERAGED, heads)
-    monkeypatch.setattr(jobs, "PRUNE_IMAGES", 4)
     request = request_for(settings, AVERAGED, heads)
+    derived.remove(derived.path_of(settings.studies, "prune", request))
+    cut_into(monkeypatch, 4)
     *units, last = steps_of(request)
-    monkeypatch.setattr(jobs, "PRUNE_IMAGES", 5)  # the worker's version cuts otherwise
+    cut_into(monkeypatch, 5)  # the worker's version cuts otherwise
     facts = []
     for step in units:
         work = Recorded(settings)
         doer.do(lease_of(request, step), work)
         assert work.told[-1] == (step.images, step.images, "images")
+        assert work.result is None
         facts.append(json.loads(json.dumps(work.facts)))
+    assert open_published(settings.studies / AVERAGED).derived_keys("prune").count(work_key(request)) == 0
     work = Recorded(settings, Units(facts))
     doer.do(lease_of(request, last), work)
     assert len(facts) == 2
-    assert work.result["images"] == whole["images"]
-    for name in ("probability", "jsd", "pruned_probability"):
-        assert numbers(work.result[name]) == pytest.approx(numbers(whole[name]), abs=1e-6, nan_ok=True)
-    assert work.result["top_before"] == whole["top_before"]
-    assert numbers(work.result["patch_distance"]["3"]) == pytest.approx(
-        numbers(whole["patch_distance"]["3"]), abs=1e-6, nan_ok=True
-    )
-    assert work.result.keys() == whole.keys()
+    assert work.result == {"study": AVERAGED, "analysis": "prune", "key": work_key(request)}
+    joined = as_read(settings, request)
+    assert joined["images"] == whole["images"]
+    for name in ("probability_drop", "jsd", "pruned_probability"):
+        assert joined[name] == pytest.approx(whole[name], abs=1e-6, nan_ok=True)
+    assert joined["patch_distance"]["3"] == pytest.approx(whole["patch_distance"]["3"], abs=1e-6, nan_ok=True)
+    assert joined.keys() == whole.keys()
+    assert list(derived.path_of(settings.studies, "prune", request).parent.glob("*.work")) == []
 
 
 def test_another_head_of_the_same_image_costs_only_the_pruned_pass(settings, monkeypatch):
@@ -292,7 +337,7 @@ def test_another_head_of_the_same_image_costs_only_the_pruned_pass(settings, mon
     assert len(calls) == 3
     found(settings, PLAIN, [(4, 0)], images=[1, 2])
     assert calls[3:] == ["base_pass"], "of the other image alone"
-    assert again["jsd"] != first["jsd"]
+    assert again["jsd"].tolist() != first["jsd"].tolist()
 
 
 def test_what_is_kept_is_bounded_and_what_was_asked_for_longest_ago_goes_first(settings, monkeypatch):
@@ -308,7 +353,7 @@ def test_what_is_kept_is_bounded_and_what_was_asked_for_longest_ago_goes_first(s
 
 def test_when_memory_runs_out_less_is_done_at_a_time_and_the_result_is_the_same(settings, monkeypatch):
     whole = found(settings, PLAIN, [(1, 0), (2, 1)])
-    real, sizes = doer.prune, []
+    real, sizes = pruning.prune, []
 
     def small(vit, base, heads, regions):
         sizes.append(base.num_images * len(regions))
@@ -316,11 +361,11 @@ def test_when_memory_runs_out_less_is_done_at_a_time_and_the_result_is_the_same(
             raise torch.OutOfMemoryError
         return real(vit, base, heads, regions)
 
-    monkeypatch.setattr(doer, "prune", small)
+    monkeypatch.setattr(pruning, "prune", small)
     part = found(settings, PLAIN, [(1, 0), (2, 1)])
     assert sizes[0] > 2 >= sizes[-1]
-    assert numbers(part["jsd"]) == pytest.approx(numbers(whole["jsd"]), abs=1e-6)
-    monkeypatch.setattr(doer, "prune", lambda *args: (_ for _ in ()).throw(MemoryError))
+    assert part["jsd"] == pytest.approx(whole["jsd"], abs=1e-6)
+    monkeypatch.setattr(pruning, "prune", lambda *args: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError, match="use a device with more memory"):
         found(settings, PLAIN, [(1, 0), (2, 1)])
 
@@ -329,14 +374,16 @@ def test_a_pruning_stops_between_batches_and_then_has_no_result(settings):
     def cancelled():
         raise CancelledError("cancelled by ada")
 
-    work = Recorded(settings, check=cancelled)
+    work, request = Recorded(settings, check=cancelled), request_for(settings, PLAIN, [(2, 1)])
+    derived.remove(derived.path_of(settings.studies, "prune", request))
     with pytest.raises(CancelledError):
-        doer.do(lease_of(request_for(settings, PLAIN, [(2, 1)])), work)
+        doer.do(lease_of(request), work)
     assert work.result is None
+    assert not derived.is_published(derived.path_of(settings.studies, "prune", request))
 
 
-def test_what_is_no_number_is_null(settings, monkeypatch):
-    real = doer.prune
+def test_what_is_no_number_is_no_number_in_the_store(settings, monkeypatch):
+    real = pruning.prune
 
     def spoilt(*args):
         with torch.inference_mode():
@@ -346,17 +393,18 @@ def test_what_is_no_number_is_null(settings, monkeypatch):
             pruned.logits[0, 0] = math.nan
         return pruned
 
-    monkeypatch.setattr(doer, "prune", spoilt)
+    monkeypatch.setattr(pruning, "prune", spoilt)
     result = found(settings, PLAIN, [(2, 1)], regions=(PP, CC), images=[0, 1])
-    assert result["jsd"][0][0] is result["patch_distance"]["2"][0][0] is result["top_after"][0][0] is None
-    assert None not in (*result["jsd"][1], result["jsd"][0][1], result["top_after"][0][1])
+    assert np.isnan([result["jsd"][0, 0], *result["top_probability"][0, 0]]).all()
+    assert math.isinf(result["patch_distance"]["2"][0, 0])
+    assert np.isfinite([*result["jsd"][1], result["jsd"][0, 1], *result["top_probability"][0, 1]]).all()
 
 
 def test_a_study_that_was_computed_anew_is_asked_for_anew(settings):
-    request = replace(request_for(settings, PLAIN, [(2, 1)]), content="0" * 64)
+    request = request_for(settings, PLAIN, [(2, 1)]).model_copy(update={"content": "0" * 64})
     with pytest.raises(MistakeError, match="study test_vit was computed anew; open it again, and ask again"):
         doer.do(lease_of(request), Recorded(settings))
-    gone = replace(request, study="gone")
+    gone = request.model_copy(update={"study": "gone"})
     with pytest.raises(MistakeError, match="study gone is gone"):
         doer.do(lease_of(gone), Recorded(settings))
 
@@ -364,11 +412,11 @@ def test_a_study_that_was_computed_anew_is_asked_for_anew(settings):
 def test_images_and_heads_that_are_not_there_are_a_mistake(settings):
     request = request_for(settings, PLAIN, [(2, 1)])
     with pytest.raises(MistakeError, match=r"image 0/0\.jpg is not in study test_vit; did you mean 0/0\.png"):
-        doer.do(lease_of(replace(request, images=("0/0.jpg",))), Recorded(settings))
+        doer.do(lease_of(request.model_copy(update={"images": ("0/0.jpg",)})), Recorded(settings))
     with pytest.raises(
         MistakeError, match=r"head \(6, 0\) is not in test_vit, which has layers 0 to 5 and heads 0 to 1"
     ):
-        doer.do(lease_of(replace(request, heads=((6, 0),))), Recorded(settings))
+        doer.do(lease_of(request.model_copy(update={"heads": ((6, 0),)})), Recorded(settings))
 
 
 def test_with_all_heads_of_a_layer_off_the_output_bias_is_left_and_no_rounding():
@@ -405,6 +453,7 @@ def opened(settings):
 
 def test_missing_weights_are_missed_by_name_and_place_and_no_number_is_made_up(alone):
     request = request_for(alone, PLAIN, [(2, 1)])
+    derived.remove_all(alone.studies / PLAIN)
     work = Recorded(alone)
     with pytest.raises(MistakeError, match=r"weights not here: .* test_vit\.safetensors \(sha256 .* put the test_vit"):
         doer.do(lease_of(request), work)
@@ -490,12 +539,12 @@ def test_on_a_trained_model_the_whole_head_is_its_importance_and_regions_are_tho
     for layer, head in ((0, 2), (10, 1)):
         result = found(settings, "rebuilt", [(layer, head)])
         for metric in METRICS:
-            rows = result[metric][str(layer)] if "distance" in metric else result[metric]
+            rows = result[metric][str(layer)] if "distance" in metric else result[pruning.OF_CLASS[metric]]
             known = study.read("importance", study.metric_index(metric), slice(None), layer, head)
             assert rows[15] == pytest.approx(known, abs=1e-6)
         for bits in (PP, CP | PC, 15):
             slow = reference.forward(double, pixels, {(layer, head): mask(double, bits)})
             drop = (plain.logits.softmax(1) - slow.logits.softmax(1))[torch.arange(2), torch.tensor(result["target"])]
-            assert result["probability"][bits] == pytest.approx(drop.tolist(), abs=FLOAT32)
+            assert result["probability_drop"][bits] == pytest.approx(drop.tolist(), abs=FLOAT32)
             apart = 1 - torch.cosine_similarity(plain.z[layer][:, 0], slow.z[layer][:, 0], dim=-1)
             assert result["cls_distance"][str(layer)][bits] == pytest.approx(apart.tolist(), abs=FLOAT32)

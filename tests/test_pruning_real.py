@@ -13,15 +13,16 @@ from dashboard.pruned import requests_of
 from dashboard.selection import Selection, default
 from dashboard.views.pruning import Face
 from dashboard.views.pruning_export import exports, result_of
-from jobs.requests import from_json
+from jobs.requests import from_json, steps_of
+from jobs.work import Lease
 from precompute.weights import open_model
 from store.settings import Settings
 from store.study import open_published
 from tests import reference
 from tests.fake_desk import FakeDesk
 from tests.pictures import picture_folder
-from tests.test_prune_job import FLOAT32, PLAIN, compute, loud_checkpoint, mask
-from workers.prune import effects
+from tests.test_prune_job import FLOAT32, PLAIN, Recorded, compute, loud_checkpoint, mask
+from workers import derived as doer
 
 HEADS = ((4, 1), (0, 0), (2, 1))
 CUSTOM = 5
@@ -30,11 +31,17 @@ CUSTOM = 5
 class TrueDesk(FakeDesk):
     """A desk that computes what it is asked for at once, as a worker does."""
 
-    def finish(self, job: str, **changes: Any) -> None:
+    def unit_facts(self, job: str, phase: int) -> list[dict[str, Any]]:
+        """What the units of a phase left."""
+        steps = steps_of(from_json("prune", self.ledger.all[job].request))
+        return [{"part": step.name} for step in steps if step.phase == phase]
+
+    def finish(self, job: str) -> None:
+        asked = self.ledger.all[job]
+        for step in steps_of(from_json("prune", asked.request)):
+            lease = Lease(1, job, "prune", asked.key, asked.request, step, {})
+            doer.do(lease, Recorded(self.settings, self))
         self.set(job, state="done", place=None)
-        request: Any = from_json("prune", self.ledger.all[job].request)
-        found = effects(request, request.images, self.settings, lambda: None, lambda done: None)
-        self.ledger.results[self.ledger.all[job].key] = found
 
 
 @pytest.fixture(scope="module")
@@ -131,5 +138,5 @@ def test_the_python_lines_give_the_numbers_that_leave_the_page(
 def test_the_lines_can_be_read(known: StudyFacts, chosen: Selection, desk: FakeDesk):
     for export in exports(desk):
         lines = export.python(known, chosen)
-        assert lines.startswith(f"import headscope\nstudy = headscope.open_study('{PLAIN}')\n")
+        assert lines.startswith(f"import headscope\nimport numpy as np\n\nstudy = headscope.open_study('{PLAIN}')\n")
         assert str(Path.cwd()) not in lines

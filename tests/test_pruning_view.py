@@ -2,7 +2,9 @@
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 from werkzeug.exceptions import BadRequest
 
+from analyses.pruning import ANALYSIS
+from analyses.request import MOST_IMAGES
 from analyses.vocabulary import MODES, REGIONS
 from dashboard.app import create_app
 from dashboard.data import Shelf, StudyFacts, facts, of_image, per_image
@@ -34,11 +38,12 @@ from dashboard.views.pruning import (
 )
 from dashboard.words import percent
 from jobs.database import LedgerUnavailableError
-from jobs.requests import BULK, MOST_PRUNE_IMAGES, checked, key_of, to_json
+from jobs.requests import BULK, from_json, key_of, to_json
 from jobs.work import WorkerSeen
+from store import derived
 from store.errors import StoreError
 from store.settings import Settings
-from tests.fake_desk import FakeDesk, a_job, made_result
+from tests.fake_desk import FakeDesk, a_job, made_pruning
 from tests.studies import compute, tiny_study
 
 NAMES = ["macaw", "<b>bold</b>", "a class with a very long name, and a synonym", "four", "five", "six"]
@@ -74,14 +79,21 @@ def basket(chosen: Selection) -> Selection:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    """Who waits 20 ms, and finds no result of an earlier test."""
     monkeypatch.setattr(pruning, "PATIENCE", 0.02)
-    pruning._kept_result.cache_clear()
+    for study in ("demo", "no-cls"):
+        derived.remove_all(data / "studies" / study)
+
+
+@pytest.fixture
+def a_desk(data: Path) -> Callable[..., FakeDesk]:
+    """Makes desks that publish beside the studies of `data`."""
+    return partial(FakeDesk, Settings(data=data))
 
 
 def result(known: StudyFacts, chosen: Selection, **changes: Any) -> Pruning:
-    requests = requests_of(known, chosen)
-    return Pruning.joined([made_result(to_json(request), **changes) for request in requests])
+    return made_pruning(requests_of(known, chosen), **changes)
 
 
 def found_in(root: Component, name: str) -> Component:
@@ -98,8 +110,8 @@ def properties(component: Component) -> dict[str, Any]:
 
 def test_the_request_is_of_the_selected_head_and_image_in_the_six_modes(known: StudyFacts, chosen: Selection):
     (request,) = requests_of(known, chosen)
-    assert checked(request) == request
-    assert (request.study, request.content) == (known.name, known.content)
+    assert from_json("prune", to_json(request)) == request
+    assert (request.study, request.content) == (known.name, known.study.content_of(ANALYSIS.reads))
     assert (request.images, request.heads) == ((chosen.image,), ((chosen.layer, chosen.head),))
     assert request.regions == MODES
 
@@ -115,7 +127,7 @@ def test_other_regions_than_the_six_modes_are_asked_for_by_themselves(known: Stu
 def test_the_heads_of_the_basket_are_pruned_together(known: StudyFacts, chosen: Selection, basket: Selection):
     (request,) = requests_of(known, basket)
     assert request.heads == ((0, 0), (0, 1), (1, 1))
-    assert checked(request) == request
+    assert from_json("prune", to_json(request)) == request
     # Which head is selected, and in which order they were put there, is another picture and not another question.
     for other in (replace(basket, layer=1, head=0), replace(basket, basket="0.0,1.1,0.1")):
         assert key_of(requests_of(known, other)[0]) == key_of(request)
@@ -138,11 +150,11 @@ def test_without_an_image_those_of_the_set_are_pruned(known: StudyFacts, chosen:
 def test_of_more_images_than_one_job_may_have_evenly_spaced_ones_are_pruned(
     known: StudyFacts, monkeypatch: pytest.MonkeyPatch
 ):
-    many = replace(known, image_ids=[str(image) for image in range(4 * MOST_PRUNE_IMAGES)])
-    monkeypatch.setattr("dashboard.pruned.indices_of", lambda study, images: np.arange(4 * MOST_PRUNE_IMAGES))
+    many = replace(known, image_ids=[str(image) for image in range(4 * MOST_IMAGES)])
+    monkeypatch.setattr("dashboard.pruned.indices_of", lambda study, images: np.arange(4 * MOST_IMAGES))
     picked = [int(image) for image in images_of(many, "")]
-    assert len(picked) == MOST_PRUNE_IMAGES
-    assert (picked[0], picked[-1]) == (0, 4 * MOST_PRUNE_IMAGES - 1)
+    assert len(picked) == MOST_IMAGES
+    assert (picked[0], picked[-1]) == (0, 4 * MOST_IMAGES - 1)
     assert set(np.diff(picked)) <= {4, 5}
 
 
@@ -183,7 +195,7 @@ def test_every_set_of_regions_has_a_name_of_its_own():
 def test_of_the_probability_what_is_left_is_drawn_over_what_there_was(known: StudyFacts, chosen: Selection):
     pruned = result(known, chosen)
     bars = Bars.of(pruned, "probability")
-    row = pruned.result["pruned_probability"]
+    row = pruned.arrays["pruned_probability"]
     assert [bars.effects[regions].mean for regions in MODES] == [each[0] for each in row]
     assert bars.reference == row[MODES.index(0)][0] == bars.top
     assert "dashed" in reading(pruned, known, "probability")
@@ -201,7 +213,7 @@ def test_of_the_other_metrics_the_effect_is_drawn_from_0(known: StudyFacts, chos
 
 
 def test_over_several_images_a_bar_is_their_mean_and_sd_and_null_is_left_out(known: StudyFacts, chosen: Selection):
-    rows = [[None, 0.2, 0.4, None, 0.6] for _ in MODES]
+    rows = np.array([[np.nan, 0.2, 0.4, np.nan, 0.6] for _ in MODES])
     pruned = result(known, replace(chosen, image=None), pruned_probability=rows)
     assert pruned.effect("probability", 1) == Effect(pytest.approx(0.4), pytest.approx(np.std([0.2, 0.4, 0.6])), 3)
     bar = drawn(pruned, known, replace(chosen, image=None))["metrics"]["probability"]["bars"][3]
@@ -211,7 +223,7 @@ def test_over_several_images_a_bar_is_their_mean_and_sd_and_null_is_left_out(kno
 
 
 def test_null_is_a_dash_and_no_bar(known: StudyFacts, chosen: Selection):
-    for rows in ([[None]] * 6, [None] * 6, None):
+    for rows in (np.full((6, 1), np.nan), None):
         found = drawn(result(known, chosen, pruned_probability=rows), known, chosen)["metrics"]["probability"]
         assert {(bar["value"], bar["height"], bar["high"]) for bar in found["bars"]} == {("–", None, None)}
         assert found["reference"] is None
@@ -229,7 +241,7 @@ def test_regions_beside_the_six_modes_are_a_seventh_bar_on_one_scale(known: Stud
 
 
 def test_all_that_is_drawn_is_plain_json_and_of_every_metric(known: StudyFacts, chosen: Selection):
-    found = drawn(result(known, chosen, jsd=[[float("nan")]] * 6), known, chosen)
+    found = drawn(result(known, chosen, jsd=np.full((6, 1), np.nan)), known, chosen)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert set(found["metrics"]) == set(known.metrics)
     assert len(json.dumps(found)) < 20_000
@@ -261,8 +273,8 @@ def test_over_a_set_both_are_means_over_the_images_where_both_are_known(known: S
     every = replace(basket, image=None)
     requests = requests_of(known, every)
     images = len(requests[0].images)
-    rows = [[0.1 * regions] * (images - 1) + [None] for regions in MODES]
-    pruned = result(known, every, probability=rows)
+    rows = np.array([[0.1 * regions] * (images - 1) + [np.nan] for regions in MODES])
+    pruned = result(known, every, probability_drop=rows)
     alone = sum(per_image(known.study, "probability", *head).astype(float) for head in every.heads_pruned)
     both = pruned.together(known, "probability")
     assert both == (pytest.approx(1.5), pytest.approx(alone[:-1].mean(), rel=1e-6))
@@ -298,17 +310,16 @@ def test_the_true_class_is_known_in_both_columns(known: StudyFacts, chosen: Sele
 
 
 def test_a_true_class_that_fell_out_of_the_first_five_is_told(known: StudyFacts, chosen: Selection):
-    five = [[[place, 0.1] for place in (1, 2, 3, 4, 5)]]
-    fallen = compared(result(known, chosen, top_after=[five] * 6), NAMES, 15)["fallen"]
+    five = np.array([[[1, 2, 3, 4, 5]]] * 6)
+    fallen = compared(result(known, chosen, top_class=five), NAMES, 15)["fallen"]
     assert fallen["name"] == "macaw"
     assert fallen["said"].startswith(" 0.")
     assert fallen["said"].endswith(", not among the first 5")
 
 
 def test_without_a_label_nothing_is_true_and_nothing_is_missed(known: StudyFacts, chosen: Selection):
-    for label in ([None], None, [-1]):
-        found = compared(result(known, chosen, label=label), NAMES, 15)
-        assert (found["label"], found["fallen"]) == (None, None)
+    found = compared(result(known, chosen, label=np.array([-1])), NAMES, 15)
+    assert (found["label"], found["fallen"]) == (None, None)
 
 
 def test_a_class_without_a_name_has_its_number(known: StudyFacts, chosen: Selection):
@@ -317,20 +328,17 @@ def test_a_class_without_a_name_has_its_number(known: StudyFacts, chosen: Select
 
 def test_a_model_without_classifier_has_bars_and_no_predictions(without_cls: StudyFacts):
     chosen = replace(default(without_cls), regions=15)
-    nobody = [[None]] * 6
-    changes = {"pruned_probability": nobody, "probability": nobody, "jsd": nobody, "top_before": [None]}
-    for absent in (nobody, None):
-        pruned = result(without_cls, chosen, **changes, top_after=absent, cls_distance=None)
-        assert Bars.of(pruned, chosen.metric).effects[15].mean == pytest.approx(0.2)
-        assert "no classifier" in compared(pruned, None, 15)["note"]
-        every = replace(chosen, image=None)
-        assert (
-            "no classifier" in compared(result(without_cls, every, top_before=None, top_after=None), None, 15)["note"]
-        )
+    names = ("pruned_probability", "probability_drop", "jsd", "top_class", "top_probability", "cls_distance")
+    absent = dict.fromkeys((*names, "first_before")) | {"top_before": []}
+    pruned = result(without_cls, chosen, **absent)
+    assert Bars.of(pruned, chosen.metric).effects[15].mean == pytest.approx(0.2)
+    assert "no classifier" in compared(pruned, None, 15)["note"]
+    every = replace(chosen, image=None)
+    assert "no classifier" in compared(result(without_cls, every, **absent), None, 15)["note"]
 
 
 def test_regions_that_the_model_lacks_say_why(without_cls: StudyFacts):
-    pruned = result(without_cls, default(without_cls), undefined={"1": "the model has no class token"})
+    pruned = result(without_cls, default(without_cls), undefined={1: "the model has no class token"})
     assert compared(pruned, None, 1) == {"note": "CLS→CLS pruned: the model has no class token."}
 
 
@@ -338,10 +346,10 @@ def test_of_a_set_accuracy_is_told_before_and_after(known: StudyFacts, chosen: S
     every = replace(chosen, image=None)
     rows = compared(result(known, every), NAMES, 15)["rows"]
     assert rows[0] == ("Top-1", percent(1.0), percent(0.0), "accuracy on 5 labelled images")
-    told = result(known, every, label=[0, 0, 1, 3, None]).predictions(15)
+    told = result(known, every, label=np.array([0, 0, 1, 3, -1])).predictions(15)
     assert told is not None
     assert (told.right_before, told.right_after, told.labelled, told.same) == (0.5, 0.25, 4, 0.0)
-    assert "accuracy" not in str(compared(result(known, every, label=[None] * 5), NAMES, 15))
+    assert "accuracy" not in str(compared(result(known, every, label=np.full(5, -1)), NAMES, 15))
 
 
 # --- what is asked for, and when ---
@@ -350,20 +358,24 @@ def test_of_a_set_accuracy_is_told_before_and_after(known: StudyFacts, chosen: S
 def there(desk: FakeDesk, known: StudyFacts, chosen: Selection) -> None:
     """Put the results on the desk."""
     for request in requests_of(known, chosen):
-        desk.ledger.results[key_of(request)] = made_result(to_json(request))
+        desk.publish(request)
 
 
-def test_a_result_that_is_there_is_drawn_and_nothing_is_asked(known: StudyFacts, chosen: Selection, basket: Selection):
+def test_a_result_that_is_there_is_drawn_and_nothing_is_asked(
+    known: StudyFacts, chosen: Selection, basket: Selection, a_desk: Callable[..., FakeDesk]
+):
     for each in (chosen, basket, replace(basket, regions=CUSTOM), replace(chosen, image=None)):
-        desk = FakeDesk()
+        desk = a_desk()
         there(desk, known, each)
         face = Face.of(known, each, desk, None, pressed=False)
         assert (face.found["of"][0], face.jobs, face.run, desk.asked) == ("demo", None, "", [])
         assert face.state == {"said": "", "told": False, "jobs": {}, "waits": False}
 
 
-def test_a_result_that_comes_soon_is_drawn_in_the_same_answer(known: StudyFacts, chosen: Selection):
-    desk = FakeDesk()
+def test_a_result_that_comes_soon_is_drawn_in_the_same_answer(
+    known: StudyFacts, chosen: Selection, a_desk: Callable[..., FakeDesk]
+):
+    desk = a_desk()
     assert Face.of(known, chosen, desk, None, pressed=False).found is not None
     assert len(desk.asked) == 1
     seven = Face.of(known, replace(chosen, regions=CUSTOM), desk, None, pressed=False)
@@ -371,8 +383,10 @@ def test_a_result_that_comes_soon_is_drawn_in_the_same_answer(known: StudyFacts,
     assert [request.regions for request in desk.asked] == [MODES, (CUSTOM,)]
 
 
-def test_until_there_is_a_result_what_was_drawn_stays(known: StudyFacts, chosen: Selection):
-    desk = FakeDesk(answers=False)
+def test_until_there_is_a_result_what_was_drawn_stays(
+    known: StudyFacts, chosen: Selection, a_desk: Callable[..., FakeDesk]
+):
+    desk = a_desk(answers=False)
     face = Face.of(known, chosen, desk, None, pressed=False)
     assert face.found is no_update
     assert face.jobs == {key_of(requests_of(known, chosen)[0]): "job0"}
@@ -385,8 +399,10 @@ def test_until_there_is_a_result_what_was_drawn_stays(known: StudyFacts, chosen:
     assert len(desk.asked) == 1
 
 
-def test_the_six_modes_do_not_wait_for_the_seventh(known: StudyFacts, chosen: Selection):
-    desk, custom = FakeDesk(answers=False), replace(chosen, regions=CUSTOM)
+def test_the_six_modes_do_not_wait_for_the_seventh(
+    known: StudyFacts, chosen: Selection, a_desk: Callable[..., FakeDesk]
+):
+    desk, custom = a_desk(answers=False), replace(chosen, regions=CUSTOM)
     face = Face.of(known, custom, desk, None, pressed=False)
     assert len(face.jobs) == len(desk.asked) == 2
     desk.finish("job0")
@@ -399,8 +415,8 @@ def test_the_six_modes_do_not_wait_for_the_seventh(known: StudyFacts, chosen: Se
     assert (face.state["waits"], len(desk.asked)) == (False, 2)
 
 
-def test_a_seventh_that_fails_leaves_the_six(known: StudyFacts, chosen: Selection):
-    desk, custom = FakeDesk(answers=False), replace(chosen, regions=CUSTOM)
+def test_a_seventh_that_fails_leaves_the_six(known: StudyFacts, chosen: Selection, a_desk: Callable[..., FakeDesk]):
+    desk, custom = a_desk(answers=False), replace(chosen, regions=CUSTOM)
     there(desk, known, chosen)
     state = Face.of(known, custom, desk, None, pressed=False).state
     desk.set("job0", state="failed", cause="no memory")
@@ -422,9 +438,9 @@ def test_a_seventh_that_fails_leaves_the_six(known: StudyFacts, chosen: Selectio
     ],
 )
 def test_an_end_without_result_is_told_and_not_tried_again_by_itself(
-    known: StudyFacts, chosen: Selection, state: str, cause: str | None, said: str
+    known: StudyFacts, chosen: Selection, state: str, cause: str | None, said: str, a_desk: Callable[..., FakeDesk]
 ):
-    desk = FakeDesk(answers=False)
+    desk = a_desk(answers=False)
     waiting = Face.of(known, chosen, desk, None, pressed=False).state
     desk.set("job0", state=state, cause=cause)
     face = Face.of(known, chosen, desk, waiting, pressed=False)
@@ -439,8 +455,10 @@ def test_an_end_without_result_is_told_and_not_tried_again_by_itself(
     assert len(desk.asked) == 2
 
 
-def test_all_images_are_pruned_when_the_button_is_pressed_and_not_before(known: StudyFacts, chosen: Selection):
-    desk, every = FakeDesk(answers=False), replace(chosen, image=None)
+def test_all_images_are_pruned_when_the_button_is_pressed_and_not_before(
+    known: StudyFacts, chosen: Selection, a_desk: Callable[..., FakeDesk]
+):
+    desk, every = a_desk(answers=False), replace(chosen, image=None)
     face = Face.of(known, every, desk, None, pressed=False)
     assert (face.run, desk.asked) == ("prune over all 5 images", [])
     assert face.found is None
@@ -450,15 +468,17 @@ def test_all_images_are_pruned_when_the_button_is_pressed_and_not_before(known: 
     assert len(desk.asked) == 1
     desk.finish("job0")
     found = Face.of(known, every, desk, None, pressed=False).found
-    assert found["predictions"][1]["rows"][0][3] == "accuracy on 5 labelled images"
+    assert found["predictions"][1]["rows"][0][3] == "accuracy on 4 labelled images"
     # Other regions over the whole set are again a matter of pressing.
     custom = replace(every, regions=CUSTOM)
     face = Face.of(known, custom, desk, None, pressed=False)
     assert (face.found["regions"], face.run, len(desk.asked)) == (list(MODES), "prune over all 5 images", 1)
 
 
-def test_what_takes_long_can_be_cancelled_and_asked_for_again(known: StudyFacts, chosen: Selection):
-    desk, every = FakeDesk(answers=False), replace(chosen, image=None)
+def test_what_takes_long_can_be_cancelled_and_asked_for_again(
+    known: StudyFacts, chosen: Selection, a_desk: Callable[..., FakeDesk]
+):
+    desk, every = a_desk(answers=False), replace(chosen, image=None)
     Face.of(known, every, desk, None, pressed=True)
     desk.set("job0", images_total=5, images_done=1, state="running")
     face = Face.of(known, every, desk, None, pressed=False)
@@ -475,18 +495,18 @@ def test_what_takes_long_can_be_cancelled_and_asked_for_again(known: StudyFacts,
 
 
 def test_the_button_says_how_many_images_of_the_set_are_pruned(
-    known: StudyFacts, chosen: Selection, monkeypatch: pytest.MonkeyPatch
+    known: StudyFacts, chosen: Selection, monkeypatch: pytest.MonkeyPatch, a_desk: Callable[..., FakeDesk]
 ):
     few = replace(chosen, image=None, images=f"id:{known.image_ids[0]}")
-    assert Face.of(known, few, FakeDesk(), None, pressed=False).run == "prune over the 1 image of the set"
-    monkeypatch.setattr("dashboard.pruned.MOST_PRUNE_IMAGES", 3)
-    assert Face.of(known, replace(few, images=""), FakeDesk(), None, pressed=False).run == "prune over 3 of 5 images"
+    assert Face.of(known, few, a_desk(), None, pressed=False).run == "prune over the 1 image of the set"
+    monkeypatch.setattr("dashboard.pruned.MOST_IMAGES", 3)
+    assert Face.of(known, replace(few, images=""), a_desk(), None, pressed=False).run == "prune over 3 of 5 images"
     some = replace(few, images="p:0..1")
-    assert Face.of(known, some, FakeDesk(), None, pressed=False).run == "prune over 3 of the 5 images of the set"
+    assert Face.of(known, some, a_desk(), None, pressed=False).run == "prune over 3 of the 5 images of the set"
 
 
-def test_a_set_without_images_says_so(known: StudyFacts, chosen: Selection):
-    desk = FakeDesk()
+def test_a_set_without_images_says_so(known: StudyFacts, chosen: Selection, a_desk: Callable[..., FakeDesk]):
+    desk = a_desk()
     face = Face.of(known, replace(chosen, image=None, images="id:no such image"), desk, None, pressed=True)
     assert (face.said, face.run, desk.asked) == ("No image is in the set.", "", [])
 
@@ -507,27 +527,33 @@ def test_the_place_in_the_queue_is_told(chosen: Selection, basket: Selection):
     assert progress(a_job(state="running"), basket, None) == "Pruning 3 heads…"
 
 
-def test_without_a_worker_the_page_says_how_to_start_one(known: StudyFacts, chosen: Selection):
-    desk = FakeDesk(answers=False)
+def test_without_a_worker_the_page_says_how_to_start_one(
+    known: StudyFacts, chosen: Selection, a_desk: Callable[..., FakeDesk]
+):
+    desk = a_desk(answers=False)
     desk.ledger.seen = [WorkerSeen("bulk@here", BULK, "cpu", 0.0)]
     face = Face.of(known, chosen, desk, None, pressed=False)
     assert "headscope worker --queue interactive" in str(face.top)
     assert face.state["told"]
 
 
-def test_a_ledger_that_does_not_answer_is_told_in_the_panel(known: StudyFacts, chosen: Selection):
+def test_a_ledger_that_does_not_answer_is_told_in_the_panel(
+    known: StudyFacts, chosen: Selection, a_desk: Callable[..., FakeDesk]
+):
     def fail(*_: object) -> Any:
         raise LedgerUnavailableError("the ledger does not answer: disk I/O error")
 
-    desk = FakeDesk()
-    desk.ledger.result = fail
+    desk = a_desk()
+    desk.submit = fail
     face = Face.of(known, chosen, desk, None, pressed=False)
     assert "disk I/O error" in face.top.children
     assert face.run == "try again"
 
 
-def test_a_browser_that_names_another_job_is_not_believed(known: StudyFacts, chosen: Selection):
-    desk = FakeDesk()
+def test_a_browser_that_names_another_job_is_not_believed(
+    known: StudyFacts, chosen: Selection, a_desk: Callable[..., FakeDesk]
+):
+    desk = a_desk()
     Face.of(known, replace(chosen, head=1 - chosen.head), desk, None, pressed=False)
     key = key_of(requests_of(known, chosen)[0])
     for jobs in ({key: "job0"}, {key: "gone"}, {key: None}, {"x": "job0"}, [], 3, "x", None):
@@ -556,8 +582,10 @@ def call(client: Any, **values: Any) -> Any:
     return client.post("/_dash-update-component", json=body)
 
 
-def test_the_panel_is_answered_for_anything_that_a_browser_may_send(data: Path, chosen: Selection, basket: Selection):
-    desk = FakeDesk(Settings(data=data))
+def test_the_panel_is_answered_for_anything_that_a_browser_may_send(
+    data: Path, chosen: Selection, basket: Selection, a_desk: Callable[..., FakeDesk]
+):
+    desk = a_desk()
     client = create_app(Settings(data=data), desk).server.test_client()
     answer = call(client, **{pruning.SETTLED: chosen.data()})
     assert answer.status_code == 200
@@ -572,8 +600,8 @@ def test_the_panel_is_answered_for_anything_that_a_browser_may_send(data: Path, 
         assert answer.status_code < 500, (values, answer.text)
 
 
-def test_a_study_that_was_computed_anew_says_to_reload(data: Path, chosen: Selection):
-    client = create_app(Settings(data=data), FakeDesk(Settings(data=data))).server.test_client()
+def test_a_study_that_was_computed_anew_says_to_reload(data: Path, chosen: Selection, a_desk: Callable[..., FakeDesk]):
+    client = create_app(Settings(data=data), a_desk()).server.test_client()
     answer = call(client, **{pruning.SETTLED: chosen.data() | {"layer": 9}}).json["response"]
     assert "reload the page" in str(answer[pruning.TOP]["children"])
     assert answer[pruning.FOUND]["data"] is None
@@ -583,10 +611,10 @@ def test_a_study_that_was_computed_anew_says_to_reload(data: Path, chosen: Selec
 
 
 def test_the_bars_and_the_predictions_leave_as_numbers_and_as_figures(
-    known: StudyFacts, chosen: Selection, basket: Selection
+    known: StudyFacts, chosen: Selection, basket: Selection, a_desk: Callable[..., FakeDesk]
 ):
     for each in (chosen, replace(basket, regions=CUSTOM, metric="jsd"), replace(chosen, image=None, theme="dark")):
-        desk = FakeDesk()
+        desk = a_desk()
         there(desk, known, each)
         bars, predictions = pruning_export.exports(desk)
         found = bars.numbers(known, each)
@@ -600,9 +628,9 @@ def test_the_bars_and_the_predictions_leave_as_numbers_and_as_figures(
         assert len(predictions.figure(known, each).data) == 2
 
 
-def test_what_was_not_pruned_yet_cannot_leave(known: StudyFacts, chosen: Selection):
+def test_what_was_not_pruned_yet_cannot_leave(known: StudyFacts, chosen: Selection, a_desk: Callable[..., FakeDesk]):
     with pytest.raises(StoreError, match=r"not pruned on .* yet"):
-        pruning_export.exports(FakeDesk())[0].numbers(known, chosen)
+        pruning_export.exports(a_desk())[0].numbers(known, chosen)
 
 
 def test_class_names_stay_text_in_the_figure(known: StudyFacts, chosen: Selection, monkeypatch: pytest.MonkeyPatch):

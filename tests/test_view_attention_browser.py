@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from store.settings import Settings
 from store.study import Study, open_published
 from tests.browsing import needs_chromium, opened, playwright, served
 from tests.fake_desk import FakeDesk
@@ -36,7 +37,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 @pytest.fixture(scope="module")
 def address(study: Study) -> Iterator[str]:
     compute(study.path.parents[1] / "mean", tiny_study(has_cls=False, prefix=1, images=2))
-    with served(Path(study).parents[2], FakeDesk()) as address:
+    with served(Path(study).parents[2], FakeDesk(Settings(data=Path(study).parents[2]))) as address:
         yield address
 
 

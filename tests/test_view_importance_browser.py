@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dashboard.words import number
+from store.settings import Settings
 from store.study import Study, open_published
 from tests.browsing import (
     NARROW,
@@ -46,7 +47,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture(scope="module")
 def address(study: Study) -> Iterator[str]:
-    with served(study.path.parents[2], desk=FakeDesk()) as found:
+    with served(study.path.parents[2], desk=FakeDesk(Settings(data=study.path.parents[2]))) as found:
         yield found
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dashboard.views import pattern_map
+from store.settings import Settings
 from tests.browsing import STILL, click, expect_address, needs_chromium, opened, playwright, point_of, served, settled
 from tests.fake_desk import FakeDesk
 from tests.studies import CLS_PATTERNS, write_tiny_study
@@ -29,7 +30,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     size = {"images": IMAGES, "layers": LAYERS, "heads": HEADS, "grid": (4, 4)}
     write_tiny_study(data / "studies" / "first", **size, labelled=IMAGES, unit_images=IMAGES)
     write_tiny_study(data / "studies" / "no-maps", maps=False)
-    with served(data, desk=FakeDesk()) as address:
+    with served(data, desk=FakeDesk(Settings(data=data))) as address:
         yield address
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dashboard.views.attention_strength import HEADS, HOPS, IMAGES
+from store.settings import Settings
 from store.study import open_published
 from tests.browsing import needs_chromium, opened, playwright, served
 from tests.fake_desk import FakeDesk
@@ -29,7 +30,7 @@ def study(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def address(study) -> Iterator[str]:
-    with served(study.path.parents[2], FakeDesk()) as address:
+    with served(study.path.parents[2], FakeDesk(Settings(data=study.path.parents[2]))) as address:
         yield address
 
 

@@ -11,10 +11,11 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
+from analyses.pruning import PruneRequest
 from dashboard.selection import THEMES
 from dashboard.workspace import VIEWS
 from jobs import uploads
-from jobs.requests import PriceRequest, PruneRequest, StudyRequest, UploadRequest, to_json
+from jobs.requests import PriceRequest, StudyRequest, UploadRequest, to_json
 from jobs.uploads import Contents
 from jobs.work import Job, WorkerSeen
 from store.settings import Settings
@@ -67,7 +68,7 @@ def attacked(kind: str, number: int) -> Job:
     requests = {
         "study": study,
         "price": PriceRequest(study),
-        "prune": PruneRequest(attack, attack, (attack,), ((0, 0),)),
+        "prune": PruneRequest(study=attack, content=attack, images=(attack,), heads=((0, 0),)),
         "upload": UploadRequest(attack, attack),
     }
     states = ("failed", "running", "queued", "done", "cancelled")

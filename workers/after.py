@@ -29,7 +29,7 @@ def seconds_after(skip: frozenset[str], left_out: Collection[str], masks: bool, 
 
 def compute(analysis: Analysis, unit: Unit) -> tuple[Arrays, Attrs]:
     """What the function of an analysis makes of a unit: arrays by name, and root attributes."""
-    with gradients("gradients" in analysis.needs):
+    with gradients("gradients" in analysis.needs, unit.open_model):
         found: Any = resolve(analysis.function)(unit)
     return found if isinstance(found, tuple) else (found, {})
 

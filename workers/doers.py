@@ -1,4 +1,7 @@
-"""Who does a unit of a job? A module for each kind of job. They know torch, so they are imported when one is needed."""
+"""Who does a unit of a job? A module for each kind of job, and one for all that people ask for of a study.
+
+They know torch, so they are imported when one is needed.
+"""
 
 import os
 from collections.abc import Callable
@@ -6,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from jobs.ledger import Ledger
-from jobs.requests import BULK, KINDS, queue_of
+from jobs.requests import BULK, kinds, queue_of
 from jobs.work import Lease
 from store.settings import Settings
 from workers.memory import keep_freed_memory
@@ -20,10 +23,11 @@ Doer = Callable[[Lease, "Work"], None]
 DOERS = {
     "study": "workers.study_units",
     "price": "workers.price",
-    "prune": "workers.prune",
     "upload": "workers.upload",
     "image": "workers.image",
 }
+# The same of all analyses on request.
+ON_REQUEST = "workers.derived"
 
 # What processes are niced to. Studies give way to what a person waits for, and that to the page, which is drawn at the
 # same time and, on the machine of one person, by the same CPU.
@@ -33,7 +37,7 @@ INTERACTIVE_NICENESS = 10
 
 def doer(kind: str) -> Doer:
     """What does the units of a kind of job."""
-    do: Doer = import_module(DOERS[kind]).do
+    do: Doer = import_module(DOERS.get(kind, ON_REQUEST)).do
     return do
 
 
@@ -51,7 +55,7 @@ def make_ready(settings: Settings, queue: str, ledger: Ledger) -> str:
         _give_way(queue)
     if queue == BULK and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // max(1, settings.bulk_workers)))
-    for kind in KINDS:
+    for kind in kinds():
         if queue_of(kind) == queue:
             doer(kind)
     names = supported_names()

@@ -35,9 +35,9 @@ from workers import decode
 from workers.after import after, rows_of_one_more
 from workers.cache import device
 from workers.decode import Quarantined
+from workers.derived import prove, published
 from workers.images import Entry, fingerprint
 from workers.prepare import versions
-from workers.prune import prove, published
 from workers.runner import MistakeError, Work
 from workers.study import where_nonfinite
 from workers.study_model import StudyModelError, cached_model_of

@@ -28,10 +28,10 @@ from celery.signals import task_failure, worker_process_init, worker_shutting_do
 from celery.worker import WorkController, state
 from celery.worker.strategy import default
 
-from jobs import sweep
+from jobs import old_results, sweep
 from jobs.client import TASK, celery_app, ring_on
 from jobs.ledger import Ledger
-from jobs.requests import QUEUES
+from jobs.requests import INTERACTIVE, QUEUES
 from store.bucket import Bucket
 from store.exchange import Follower
 from store.settings import Settings
@@ -104,6 +104,8 @@ def run_worker(settings: Settings, queue: str, name: str) -> int:
     tidy = partial(sweep.sweep, settings, ledger)
     threading.Thread(target=_every, args=(LOOK_SECONDS, watch.look), name="watch", daemon=True).start()
     threading.Thread(target=_every, args=(TIDY_SECONDS, tidy), name="tidy", daemon=True).start()
+    if queue == INTERACTIVE:
+        threading.Thread(target=old_results.move, args=(settings, ledger), name="move", daemon=True).start()
     if follower is not None:
         threading.Thread(target=follower.keep_looking, name="pull", daemon=True).start()
     worker.start()

@@ -27,6 +27,7 @@ from rich.table import Table
 from analyses.numbers import head_numbers, image_numbers
 from analyses.registry import ARRAYS, PROBLEMS
 from jobs.work import ENDED, Job
+from store.derived import Entry
 from store.provenance_text import provenance_rows, questions
 from store.study import Study
 
@@ -295,6 +296,31 @@ def print_jobs(jobs: Sequence[Job], now: float) -> None:
             escape(f"{_span(now - job.submitted)} ago by {job.who}"),
         )
     out.print(table)
+
+
+def print_results(results: Sequence[Entry]) -> None:
+    """Results beside studies in a table, a line each."""
+    table = Table("key", "what", "kB", "last used", box=None, header_style="bold")
+    for each in results:
+        what = each.problem or (f"{each.analysis}: {each.request.title}" if each.request else "")
+        table.add_row(each.folder.name[:SHORT], escape(what), f"{each.size / 1e3:,.0f}", _when(each.used))
+    total = sum(each.size for each in results)
+    out.print(table)
+    out.print(f"{len(results):,} results, {total / 1e6:,.1f} MB on the disk")
+
+
+def result_facts(result: Entry) -> dict[str, Any]:
+    """A result beside a study in plain JSON."""
+    return {
+        "study": result.folder.parents[2].name,
+        "analysis": result.analysis,
+        "key": result.folder.name,
+        "path": str(result.folder),
+        "request": None if result.request is None else result.request.model_dump(mode="json"),
+        "bytes": result.size,
+        "used": result.used,
+        "problem": result.problem,
+    }
 
 
 def print_job(job: Job, now: float) -> None:

@@ -16,22 +16,15 @@ from dash import ClientsideFunction, Dash, Input, Output, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 from flask import Flask, Response, jsonify, request
 
+from analyses import registry
+from analyses.request import AnalysisRequest
 from dashboard import access, uploads
 from dashboard.data import Shelf
 from dashboard.drawing import problem
 from dashboard.views import choice
 from dashboard.words import ago, count, duration, megabytes, number
 from jobs.client import Desk
-from jobs.requests import (
-    KINDS,
-    QUEUES,
-    ImageRequest,
-    PriceRequest,
-    PruneRequest,
-    StudyRequest,
-    UploadRequest,
-    from_json,
-)
+from jobs.requests import QUEUES, ImageRequest, PriceRequest, StudyRequest, UploadRequest, from_json, kinds
 from jobs.work import ENDED, Job, JobNotFoundError, WorkerSeen
 from store.paths import manifest_path
 from store.settings import Settings
@@ -49,12 +42,9 @@ CHOSEN = "jobs-chosen"  # {"job": id, "mark": of its state}: what the detail is 
 CANCEL = "jobs-cancel"  # {"job": id, "act": "cancel" or "again", "times": pressed}: what is to be done with a job
 SAID = "jobs-said"  # what became of that
 
-# What can be shown, and the kinds of jobs that it has. Prices are asked for by the page itself: only "all" has them.
-SHOWN_KINDS = {"study": ("study",), "prune": ("prune",), "all": KINDS}
-SHOWN_LABELS = {"study": "Studies", "prune": "Prunings", "all": "All"}
-KIND_LABELS = {"study": "study", "price": "price", "prune": "pruning", "upload": "upload", "image": "picture"}
+# What the kinds of jobs are called that are no analysis, which is called by its title.
+KIND_LABELS = {"study": "study", "price": "price", "upload": "upload", "image": "picture"}
 MARKS = {"queued": "○", "running": "◐", "done": "✓", "failed": "✕", "cancelled": "⊘"}
-NO_JOB = {"study": "No study has been asked for yet.", "prune": "No pruning has been asked for yet."}
 
 MOST_ENDED = 500  # that are shown; what waits or runs is shown always
 OLDER_SAID = f"The last {MOST_ENDED:,} that ended are shown; `headscope jobs --all` lists older ones."
@@ -62,8 +52,23 @@ MARK_DIGITS = 12
 IMAGES_STEP = "images "  # how the names of units of images begin
 
 
+def shown_kinds() -> dict[str, tuple[str, ...]]:
+    """What can be shown, and the kinds of jobs that it has.
+
+    Prices are asked for by the page itself: only "all" has them.
+    """
+    return {"study": ("study",), **{name: (name,) for name in registry.on_request()}, "all": kinds()}
+
+
+def kind_label(kind: str) -> str:
+    """What a kind of job is called amid a sentence."""
+    asked = registry.on_request()
+    return asked[kind].title.lower() if kind in asked else KIND_LABELS.get(kind, kind)
+
+
 def layout() -> html.Main:
-    shown = choice.radios(SHOWN, SHOWN_LABELS, "study")
+    of_analyses = {name: f"{each.title}s" for name, each in registry.on_request().items()}
+    shown = choice.radios(SHOWN, {"study": "Studies", **of_analyses, "all": "All"}, "study")
     ask = html.A("New study", href="/new", className="button")
     none = html.Div([html.P(id=NONE_SAID), ask], id=NONE, className="none", hidden=True)
     body = [
@@ -156,7 +161,7 @@ def heard(shelf: Shelf, desk: Desk, shown: str, watched: str) -> dict[str, Any]:
     """What a page is told.
 
     Args:
-        shown: Of SHOWN_KINDS; anything else asks for no rows.
+        shown: Of `shown_kinds`; anything else asks for no rows.
         watched: Id of the one job that the page follows.
     """
     ledger = desk.ledger
@@ -168,15 +173,15 @@ def heard(shelf: Shelf, desk: Desk, shown: str, watched: str) -> dict[str, Any]:
     }
     if watched:
         told["watched"] = {"job": watched, "mark": _mark_of(desk, watched)}
-    if shown in SHOWN_KINDS:
-        found = ledger.jobs(told["live"] + MOST_ENDED + 1, SHOWN_KINDS[shown])  # the live ones first
+    if shown in shown_kinds():
+        found = ledger.jobs(told["live"] + MOST_ENDED + 1, shown_kinds()[shown])  # the live ones first
         found = [job for job in found if not uploads.is_hidden(job)]
         live = [job for job in found if job.state not in ENDED]
         ended, now = found[len(live) :], ledger.now()
         told["rows"] = [row(job, now) for job in sorted(live + ended[:MOST_ENDED], key=_order)]
         told["older"] = OLDER_SAID if len(ended) > MOST_ENDED else ""
         told["workers"], told["short"] = workers_line(ledger.workers())
-        told["none"] = NO_JOB.get(shown, "No job has been asked for yet.")
+        told["none"] = f"No {'job' if shown == 'all' else kind_label(shown)} has been asked for yet."
     return told
 
 
@@ -218,7 +223,7 @@ def row(job: Job, now: float) -> dict[str, Any]:
         "id": job.id,
         "title": job.title,
         "href": study_href(job),
-        "kind": KIND_LABELS.get(job.kind, job.kind),
+        "kind": kind_label(job.kind),
         "who": job.who,
         "state": {"mark": MARKS[job.state], "word": job.state},
         "progress": progress(job),
@@ -385,11 +390,8 @@ def asked_for(job: Job, settings: Settings) -> list[tuple[str, str]]:
         asked = from_json(job.kind, job.request)
     except ValueError as error:
         return [("Request", str(error))]
-    if isinstance(asked, PruneRequest):
-        heads = ", ".join(f"L{layer}·H{head}" for layer, head in asked.heads[:8])
-        more = f" and {len(asked.heads) - 8:,} more" if len(asked.heads) > 8 else ""
-        found = [("Study", asked.study), ("Heads", heads + more), ("Images", f"{len(asked.images):,}")]
-        return [*found, ("Sets of regions", f"{len(asked.regions)}")]
+    if isinstance(asked, AnalysisRequest):
+        return asked.in_words()
     if isinstance(asked, UploadRequest):
         return [("Archive", asked.name)]
     if isinstance(asked, ImageRequest):

@@ -1,6 +1,6 @@
 """Which part of a head matters, and which heads together? Heads pruned in parts (Fig. 1B2), the predictions then (B3).
 
-Results come from the queue. Nothing is computed here: a job is asked for once the selection stays as it is, and until
+Results come from the store. Nothing is computed here: a job is asked for once the selection stays as it is, and until
 its result is there the browser asks again (assets/pruning.js, which draws what `drawn` gives: another metric, and
 other regions of those that are known, need no server).
 """
@@ -10,19 +10,20 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 from werkzeug.exceptions import BadRequest
 
+from analyses.pruning import ANALYSIS as PRUNE
+from analyses.pruning import PruneRequest
 from analyses.vocabulary import METRICS, MODES, REGION_SETS, REGION_SETS_WITHOUT_CLS, REGIONS
 from dashboard import access
 from dashboard.data import Shelf, StudyFacts, facts, indices_of
 from dashboard.drawing import problem
 from dashboard.exports import Export
-from dashboard.pruned import Effect, Pruning, name_of, requests_of
+from dashboard.pruned import Effect, Pruning, Result, name_of, requests_of, result_of
 from dashboard.selection import Selection, fits, head_label
 from dashboard.view import View
 from dashboard.views.panel import panel
@@ -30,8 +31,9 @@ from dashboard.words import MINUS, count, duration, number, percent, short_name
 from jobs.client import Desk
 from jobs.database import LedgerUnavailableError
 from jobs.ledger import Ledger
-from jobs.requests import INTERACTIVE, PRUNE_IMAGES, key_of
+from jobs.requests import INTERACTIVE, key_of
 from jobs.work import ENDED, Job, JobNotFoundError, TooManyJobsError
+from store.derived import path_of
 from store.errors import StoreError
 
 NAME = "pruning"
@@ -180,7 +182,7 @@ class Face:
             return cls(
                 said="No image is in the set.", top=html.P("Take a condition off the set to prune on its images.")
             )
-        missing = [key for key in wanted if kept(desk.ledger, key) is None]
+        missing = [key for key, request in wanted.items() if result_of(facts.study, request) is None]
         if pressed and isinstance(state, dict) and state.get("waits"):
             for waited in filter(None, (_job_of(desk.ledger, state, key) for key in missing)):
                 desk.cancel(waited.id, access.current().name)
@@ -198,12 +200,12 @@ class Face:
                 jobs[key] = job
         while missing and time.monotonic() < until:
             time.sleep(LOOK_EVERY)
-            missing = [key for key in missing if kept(desk.ledger, key) is None]
+            missing = [key for key in missing if result_of(facts.study, wanted[key]) is None]
         jobs = {key: desk.ledger.job(job.id) for key, job in jobs.items() if key in missing}
-        results = [kept(desk.ledger, key) for key in wanted]  # after the jobs: one may have ended just now
+        results = results_of(facts, list(wanted.values()), desk)  # after the jobs: one may have ended just now
         there = [result for result in results if result is not None]
         # The six modes come first; other regions alone are no reason to draw.
-        found = drawn(Pruning.joined(there), facts, chosen) if results[0] is not None else None
+        found = drawn(Pruning.joined(facts, there), facts, chosen) if results[0] is not None else None
         missing = [key for key, result in zip(wanted, results, strict=True) if result is None]
         if not missing:
             return cls(found)
@@ -231,7 +233,7 @@ class Face:
             return cls(found, f"{label(chosen)} not pruned.", top, "try again", ids, ended=True)
         alone = not any(seen.queue == INTERACTIVE for seen in desk.ledger.workers())
         top = NO_WORKER if alone else beside(job)
-        run = CANCEL if job.images_total > PRUNE_IMAGES and not access.why_not_cancel(job) else ""
+        run = CANCEL if job.images_total > PRUNE.unit_images and not access.why_not_cancel(job) else ""
         return cls(no_update if found is None else found, progress(job, chosen, unheard), top, run, ids)
 
 
@@ -244,29 +246,22 @@ def _job_of(ledger: Ledger, state: object, key: str) -> Job | None:
         job = ledger.job(str(jobs[key]))
     except JobNotFoundError:
         return None
-    return job if job.key == key else None
+    # One that is done, and of which there is no result any more, is asked for again.
+    return job if job.key == key and job.state != "done" else None
 
 
 def _live(ledger: Ledger, key: str) -> Job | None:
     """The job of that key that waits or runs."""
-    return next((job for job in ledger.jobs(kinds=["prune"]) if job.key == key and job.state not in ENDED), None)
+    return next((job for job in ledger.jobs(kinds=[PRUNE.name]) if job.key == key and job.state not in ENDED), None)
 
 
-def kept(ledger: Ledger, key: str) -> dict[str, Any] | None:
-    """The result of that key, which never changes; None while there is none."""
-    try:
-        return _kept_result(ledger, key)
-    except LookupError:
-        return None
-
-
-@lru_cache(maxsize=128)
-def _kept_result(ledger: Ledger, key: str) -> dict[str, Any]:
-    """LookupError: there is none yet, which is not kept."""
-    result = ledger.result(key)
-    if result is None:
-        raise LookupError(key)
-    return result
+def results_of(facts: StudyFacts, requests: Sequence[PruneRequest], desk: Desk) -> list[Result | None]:
+    """What came of each request, None while there is nothing; that it is used is noted."""
+    results = [result_of(facts.study, request) for request in requests]
+    for request, result in zip(requests, results, strict=True):
+        if result is not None:
+            desk.uses.note(path_of(facts.study.folder.parent, PRUNE.name, request))
+    return results
 
 
 def label(chosen: Selection) -> str:
@@ -285,7 +280,7 @@ def progress(job: Job, chosen: Selection, unheard: str | None) -> str:
 
 def beside(job: Job) -> Any:
     """How far a job of many images is; of a short one nothing, and what was there stays."""
-    if job.images_total <= PRUNE_IMAGES:
+    if job.images_total <= PRUNE.unit_images:
         return None
     done = f"{job.images_done:,} of {count(job.images_total, 'image')}"
     left = "" if job.eta is None else f", about {duration(job.eta)} left"
@@ -419,10 +414,10 @@ def compared(pruning: Pruning, names: list[str] | None, regions: int) -> dict[st
         return {"note": f"{named}: {pruning.why_not(regions)}."}
     if pruning.images > 1:
         return _of_set(pruning, regions)
-    before, after = pruning.before(), pruning.after(regions)
+    before, after = pruning.top_before, pruning.after(regions)
     if not before or not after:
         return {"note": NO_CLASSIFIER}
-    true = pruning.label()
+    true = int(pruning.label[0]) if pruning.label[0] >= 0 else None
     fallen = None
     if true is not None and true not in dict(after):
         left = float(pruning.values("probability", regions)[0])

@@ -6,19 +6,19 @@ from dataclasses import replace
 from html import escape
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from analyses.vocabulary import METRICS, MODES, REGIONS, Regions
 from dashboard.data import StudyFacts
 from dashboard.exports import Columns, Export
 from dashboard.graphs import figure
-from dashboard.pruned import Pruning, is_custom, name_of, requests_of
+from dashboard.pruned import RANKS, Pruning, is_custom, name_of, requests_of
 from dashboard.selection import Selection
 from dashboard.theme import Palette, palette
-from dashboard.views.pruning import NAME, NO_CLASSIFIER, Bars, brief, class_name, kept, label
+from dashboard.views.pruning import NAME, NO_CLASSIFIER, Bars, brief, class_name, label, results_of
 from dashboard.words import short_name
 from jobs.client import Desk
-from jobs.requests import key_of
 from store.errors import StoreError
 
 Numbers = Callable[[Pruning, Selection], Columns]
@@ -57,12 +57,12 @@ def result_of(known: StudyFacts, chosen: Selection, desk: Desk) -> Pruning:
     Raises:
         StoreError: They were not pruned yet.
     """
-    results = [kept(desk.ledger, key_of(request)) for request in requests_of(known, chosen)]
-    there = [result for result in results if result]
+    results = results_of(known, requests_of(known, chosen), desk)
+    there = [result for result in results if result is not None]
     if not there or len(there) < len(results):
         where = "on these images" if chosen.image is None else f"on {chosen.image}"
         raise StoreError(f"{label(chosen)}: not pruned {where} yet; wait for the bars on the page, then export them")
-    return Pruning.joined(there)
+    return Pruning.joined(known, there)
 
 
 def bars_numbers(pruning: Pruning, chosen: Selection) -> Columns:
@@ -80,13 +80,11 @@ def bars_numbers(pruning: Pruning, chosen: Selection) -> Columns:
 def predictions_numbers(pruning: Pruning, chosen: Selection) -> Columns:
     """Of one image the classes that are among the first five, before or after; of several, each image's first."""
     if pruning.images > 1:
-        columns = [
-            [pruning.before(image)[:1] for image in range(pruning.images)],
-            [pruning.after(chosen.regions, image)[:1] for image in range(pruning.images)],
-        ]
-        firsts = [[each[0][0] if each else -1 for each in column] for column in columns]
-        return {"image": pruning.result["images"], "before": firsts[0], "after": firsts[1]}
-    before, after = dict(pruning.before()), dict(pruning.after(chosen.regions))
+        nobody = np.full(pruning.images, -1)
+        firsts = pruning.first_before, pruning.first_after(chosen.regions)
+        before_after = (nobody if first is None else first for first in firsts)
+        return {"image": pruning.image_ids, **dict(zip(("before", "after"), before_after, strict=True))}
+    before, after = dict(pruning.top_before), dict(pruning.after(chosen.regions))
     classes = list(before | after)
     missing = float("nan")
     return {
@@ -102,35 +100,31 @@ def measured(metric: str) -> str:
 
 
 def python(known: StudyFacts, chosen: Selection, lines: Lines) -> str:
-    """Lines that compute the same numbers; `numbers` are they."""
+    """Lines that give the same numbers; `numbers` are they."""
     requests = requests_of(known, chosen)
     heads = sorted(set(chosen.heads_pruned))
     images = [chosen.image] if chosen.image is not None else list(requests[0].images) if requests else []
     named = "study.image_ids" if images == known.image_ids else repr(images)
-    regions = [each for request in requests for each in request.regions]
+    asked = [list(request.regions) for request in requests]
     return f"""import headscope
-study = headscope.open_study({known.name!r})
-
-# A study has heads pruned one by one and whole; the rest is computed by its model, as a worker does it.
 import numpy as np
-from store.settings import Settings
-from jobs.requests import PruneRequest
-from workers.prune import effects
 
+study = headscope.open_study({known.name!r})
 images = {named}
 heads = {heads!r}  # (layer, head), switched off together
-regions = {regions!r}  # sums of CLS→CLS 1, CLS→patches 2, patches→CLS 4, patches→patches 8
-request = PruneRequest(study.name, study.manifest.content, tuple(images), tuple(heads), tuple(regions))
-found = effects(request, images, Settings(), check=lambda: None, progress=lambda done: None)
+# Sums of CLS→CLS 1, CLS→patches 2, patches→CLS 4, patches→patches 8, as they were asked for on the page.
+asked = {asked!r}
+found = [study.derived("prune", {{"images": images, "heads": heads, "regions": each}}) for each in asked]
+regions = [each for several in asked for each in several]
 {lines(chosen, len(images))}"""
 
 
 def bars_lines(chosen: Selection, images: int) -> str:
     """The end of the lines, for the bars."""
     name = measured(chosen.metric)
-    layer = max(layer for layer, _ in chosen.heads_pruned)
-    rows = f"found[{name!r}][{str(layer)!r}]" if chosen.metric.endswith("distance") else f"found[{name!r}]"
-    return f"""values = np.array({rows}, dtype=float)  # (regions, image), NaN where there is no number
+    last = "[:, -1]  # in the last of their layers" if chosen.metric.endswith("distance") else ""
+    return f"""values = np.concatenate([each.read({name!r}) for each in found]){last}
+# (regions, image), NaN where there is no number
 counted = np.isfinite(values).sum(axis=1)
 mean = np.nansum(values, axis=1) / np.where(counted, counted, np.nan)
 sd = np.sqrt(np.nansum((values - mean[:, None]) ** 2, axis=1) / np.where(counted > 1, counted, np.nan))
@@ -141,13 +135,20 @@ numbers = {{"regions": regions, "name": names, {name!r}: mean, "sd": sd, "counte
 
 def predictions_lines(chosen: Selection, images: int) -> str:
     """The same for the predictions."""
-    after = f"found['top_after'][regions.index({chosen.regions})]"
-    if images > 1:
-        return f"""before, after = found["top_before"], {after}
-firsts = [[ranks[0][0] if ranks else -1 for ranks in of_images] for of_images in (before, after)]
-numbers = {{"image": images, "before": firsts[0], "after": firsts[1]}}
+    opening = f"""row = regions.index({chosen.regions})
+top_class, top_p = (np.concatenate([each.read(name) for each in found]) for name in ("top_class", "top_probability"))
+rows = [study.image_index(image) for image in images]
+p = study.read("probability", rows)  # with nothing pruned
 """
-    return f"""before, after = dict(found["top_before"][0]), dict({after}[0])
+    if images > 1:
+        return f"""{opening}known = np.isfinite(p).all(axis=1)
+before = np.where(known, np.where(known[:, None], p, 0).argmax(axis=1), -1)
+after = np.where(np.isfinite(top_p[row]).all(axis=-1), top_class[row][:, 0], -1)
+numbers = {{"image": images, "before": before, "after": after}}
+"""
+    return f"""{opening}order = np.argsort(-p[0], kind="stable")[:{RANKS}]
+before = dict(zip(order.tolist(), p[0][order].tolist()))
+after = dict(zip(top_class[row, 0].tolist(), top_p[row, 0].tolist()))
 classes = list(before | after)
 numbers = {{
     "class": classes,
@@ -220,7 +221,7 @@ def _glyph_shapes(place: int, regions: int, colours: Palette) -> list[dict[str, 
 
 def predictions_figure(pruning: Pruning, known: StudyFacts, chosen: Selection) -> go.Figure:
     """The most probable classes before and after; of several images, top-1 accuracy and predictions that stay."""
-    colours, names, true = palette(chosen.theme), known.study.class_names, pruning.label()
+    colours, names, true = palette(chosen.theme), known.study.class_names, int(pruning.label[0])
     if pruning.images > 1:
         told = pruning.predictions(chosen.regions)
         if told is None:
