@@ -161,7 +161,8 @@ def test_no_service_is_given_a_secret_that_is_not_its_own():
 
 def test_limits_of_what_is_sent_are_equal_for_the_page_and_for_workers_and_by_default_those_of_the_settings():
     limits = ("UPLOAD_LIMIT_MB", "UPLOAD_QUOTA_GB")
-    readers = {"web": limits, **dict.fromkeys(("worker-interactive", "worker-bulk"), (*limits, "PICTURE_HOURS", "DERIVED_QUOTA_GB"))}
+    of_workers = (*limits, "PICTURE_HOURS", "DERIVED_QUOTA_GB")
+    readers = {"web": limits, **dict.fromkeys(("worker-interactive", "worker-bulk"), of_workers)}
     for service, names in readers.items():
         for name in names:
             default = Settings.model_fields[name.lower()].default
