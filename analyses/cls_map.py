@@ -20,7 +20,7 @@ ANALYSIS = Analysis(
             "Map of all heads of all images by cls_vector: t-SNE of its first principal components.",
             unit="none: only nearness means something",
             equation="Sec. 5.4.1",
-            computed_by="precompute.layout:layout",
+            computed_by="precompute.maps:cls_map",
         ),
     },
 )

@@ -18,7 +18,7 @@ ANALYSIS = Analysis(
             "t-SNE of the images' vectors over all heads; NaN for an image whose vector is not finite.",
             unit="none: only nearness means something",
             equation="Sec. 5.1",
-            computed_by="precompute.layout:layout",
+            computed_by="precompute.maps:image_layouts",
             chunking="vector",
         ),
     },

@@ -19,7 +19,7 @@ ANALYSIS = Analysis(
             "Map of all heads of all images by patch_mask: t-SNE of patch_latent.",
             unit="none: only nearness means something",
             equation="Sec. 5.4.1",
-            computed_by="precompute.layout:layout",
+            computed_by="precompute.maps:patch_map",
         ),
     },
 )

@@ -87,7 +87,10 @@ class Desk:
         """Whether what was asked for lies in the store, so that the job that computed it answers for good."""
         if not isinstance(request, AnalysisRequest):
             return False
-        return derived.is_whole(derived.path_of(self.settings.studies, kind, request))
+        try:
+            return derived.is_whole(derived.path_of(self.settings.studies, kind, request))
+        except ValueError:  # what it names can be no study: the worker says so
+            return False
 
     def cancel(self, job_id: str, who: str) -> Job:
         """Cancel a job for good, and have a worker free what it took. A job that has ended stays as it is.

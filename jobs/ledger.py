@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.engine import Connection
 
-from analyses import registry
 from jobs.database import Database, plain
+from jobs.requests import FIXED
 from jobs.tables import HELD, LIVE, WAITING, attempts, catalogue, jobs, results, turns, units, workers
 from jobs.work import (
     ENDED,
@@ -60,8 +60,9 @@ _MAY_RUN = """jobs.queue = :queue AND jobs.state IN ('queued', 'running') AND NO
     SELECT 1 FROM jobs AS other WHERE other.cleaning AND other.study = jobs.study)"""
 _MAY_CLEAN = """jobs.queue = :queue AND jobs.cleaning AND NOT EXISTS (
     SELECT 1 FROM attempts WHERE attempts.outcome IS NULL AND attempts.job = jobs.number)"""
-# Of many images, so that it gives way to what takes a moment, whoever asks.
-_IS_LONG = "CASE WHEN jobs.queue = 'interactive' AND jobs.units_total > 1 THEN 1 ELSE 0 END"
+# What was asked of a study on many images, so that it gives way to what takes a moment, whoever asks.
+_FIXED = ", ".join(f"'{kind}'" for kind in FIXED)
+_IS_LONG = f"CASE WHEN jobs.kind NOT IN ({_FIXED}) AND jobs.units_total > 1 THEN 1 ELSE 0 END"
 # CROSS JOIN: jobs first. SQLite would go through all units that wait, as it cannot know how few jobs are cleaned away.
 _COUNT = text(f"""SELECT count(*) FROM (
     SELECT jobs.number FROM jobs CROSS JOIN units WHERE {_MAY_CLEAN} AND {_READY}
@@ -614,7 +615,7 @@ def _held(conn: Connection, lease: Lease, *, even_cancelled: bool = False) -> _R
 
 def _has_parts(job: _Row) -> bool:
     """Whether the units of a job keep parts of its result in the store until the last of them."""
-    return job.kind in registry.on_request() and job.units_total > 1
+    return job.kind not in FIXED and job.units_total > 1
 
 
 def _is_cancelled(job: _Row, step: Step) -> bool:

@@ -149,13 +149,14 @@ _KINDS: dict[str, tuple[type[Any], str]] = {
     "upload": (UploadRequest, BULK),
     "image": (ImageRequest, INTERACTIVE),
 }
+FIXED = tuple(_KINDS)
 # The unit that a job begins with, of kinds that begin with one.
 _FIRST = {"study": "plan", "price": "price", "upload": "unpack", "image": "picture"}
 
 
 def kinds() -> tuple[str, ...]:
     """The kinds of jobs: of each analysis that people ask for, its name is one."""
-    return (*_KINDS, *registry.on_request())
+    return (*FIXED, *registry.on_request())
 
 
 def channels(name: str, text: str | None, *, positive: bool = False) -> tuple[float, float, float] | None:
@@ -184,8 +185,15 @@ def channels(name: str, text: str | None, *, positive: bool = False) -> tuple[fl
 
 
 def kind_of(request: Request) -> str:
-    """The kind of job that a request is for."""
-    return next(kind for kind in kinds() if type(request) is _shape_of(kind))
+    """The kind of job that a request is for.
+
+    Raises:
+        ValueError: No analysis has such requests.
+    """
+    for kind in kinds():
+        if type(request) is _shape_of(kind):
+            return kind
+    raise ValueError(f"no analysis has a {type(request).__name__}; each declares a class of its own as its request")
 
 
 def queue_of(kind: str) -> str:

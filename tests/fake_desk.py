@@ -99,10 +99,14 @@ class FakeLedger:
 
     def __init__(self) -> None:
         self.all: dict[str, Job] = {}
+        self.results: dict[str, dict[str, Any]] = {}
         self.seen = [WorkerSeen("interactive@here", INTERACTIVE, "cpu", 0.0)]
 
     def now(self) -> float:
         return time.time()
+
+    def result(self, key: str) -> dict[str, Any] | None:
+        return self.results.get(key)
 
     def job(self, job: str) -> Job:
         if job not in self.all:

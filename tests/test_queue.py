@@ -62,12 +62,17 @@ def test_equal_requests_are_one_job_however_many_ask_at_once(deserted: Desk) -> 
     assert len({answer.job.id for answer in answers}) == 1 and sum(answer.new for answer in answers) == 1
 
 
-def test_what_was_answered_once_is_not_computed_again_and_rings_no_more(q: SimpleNamespace) -> None:
+def test_what_was_answered_once_is_not_computed_again_and_rings_no_more(
+    q: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.client.derived.is_whole", lambda folder: True)  # its result lies in the store
     first = q.desk.submit(toy("same"), "ann")
     q.desk.ledger.finish(q.desk.ledger.take(INTERACTIVE, "w", "bell"), result={"answer": 42})
     again = q.desk.submit(toy("same"), "bob")
     assert (again.job.id, again.job.state, again.new, again.unheard) == (first.job.id, "done", False, None)
     assert len(bells(q)) == 1 and q.desk.ledger.result(again.job.key) == {"answer": 42}
+    monkeypatch.undo()
+    assert q.desk.submit(toy("same"), "bob").new, "its result is gone"
 
 
 def test_two_different_requests_cannot_write_one_study(deserted: Desk) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -225,8 +226,7 @@ def test_a_model_that_is_used_without_a_base_pass_is_proved_all_the_same(lab, mo
 
     def other(vit, pixels):
         base = real(vit, pixels)
-        base.logits.mul_(1.5)
-        return base
+        return replace(base, logits=base.logits * 1.5)
 
     monkeypatch.setattr(worker, "base_pass", other)
     job, _ = lab.ask()
@@ -339,6 +339,22 @@ def test_an_older_plan_ends_with_words(lab):
     job, _ = ledger.submit("made-up", "interactive", old, "k", "t", "ann", steps, answered_once=False)
     lab.work()
     assert "was computed anew; open it again, and ask again" in ledger.job(job.id).cause
+
+
+def test_what_nobody_can_compute_any_more_ends_with_words(lab, monkeypatch):
+    job, _ = lab.ask()
+    monkeypatch.delitem(registry.ANALYSES, "made-up")
+    lab.work()
+    assert lab.desk.ledger.job(job.id).cause.startswith("no analysis is called made-up here; install the package")
+    with pytest.raises(ValueError, match="no analysis has a NormRequest"):
+        requests.kind_of(lab.request)
+    ledger = lab.desk.ledger
+    odd = {"study": PLAIN, "content": "0", "images": [], "heads": [[0, 0]]}
+    job, _ = ledger.submit(
+        "prune", "interactive", odd, "k", "t", "ann", [Step(0, 0, "images 0 to 0")], answered_once=True
+    )
+    lab.work()
+    assert ledger.job(job.id).cause == "images of a prune job: 0 images; give 1 to 5,000; ask for it again"
 
 
 def test_sweeping_spares_what_live_jobs_write_and_drops_what_is_beyond_the_quota(lab):

@@ -68,8 +68,15 @@ _WORDS = {
 
 def do(lease: Lease, work: Work) -> None:
     """One unit: the images that its name counts, or the joining of what the others kept."""
-    analysis = registry.on_request()[lease.kind]
-    request = from_json(lease.kind, lease.request)
+    analysis = registry.on_request().get(lease.kind)
+    if analysis is None:
+        raise MistakeError(
+            f"no analysis is called {lease.kind} here; install the package that declares it, and ask again"
+        )
+    try:
+        request = from_json(lease.kind, lease.request)
+    except ValueError as error:  # of another version
+        raise MistakeError(f"{error}; ask for it again") from error
     assert isinstance(request, AnalysisRequest)
     try:
         study = published(request, work.settings, lambda study: study.content_of(analysis.reads))
