@@ -79,13 +79,6 @@ def folder(tmp_path):
     return picture_folder(tmp_path / "pictures")
 
 
-@pytest.fixture
-def short_training(monkeypatch):
-    """An autoencoder of a few steps: how well a map shows anything does not matter."""
-    monkeypatch.setattr("precompute.autoencoder.STEPS", 10)
-    monkeypatch.setattr("precompute.autoencoder.FEWEST_EPOCHS", 1)
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """One published study, for the tests that only read it."""
@@ -430,7 +423,6 @@ def test_the_demo_stage_order_puts_readers_behind_writers():
     assert order.index("autoencoder") < order.index("latents") < order.index("patch-map")
 
 
-@pytest.mark.usefixtures("short_training")
 def test_stages_skipped_are_added_to_the_published_study_and_the_whole_is_as_if_never_skipped(folder, settings):
     whole, manifest, _ = compute(request_for(folder, skip=NOTHING), settings)
     bare, first, _ = compute(request_for(folder, name="later"), settings)
@@ -484,7 +476,6 @@ def test_content_relevance_is_one_minus_the_mean_correlation_of_all_pairs_of_ima
     assert opened.read("content_relevance", layer, head) == pytest.approx(1 - pairs.mean(), abs=1e-6)
 
 
-@pytest.mark.usefixtures("short_training")
 def test_masks_say_how_far_attention_follows_the_object_and_may_be_given_later(folder, settings, tmp_path):
     masks = tmp_path / "masks"
     for picture in sorted(folder.rglob("*.png"))[:4]:
@@ -520,7 +511,6 @@ def test_masks_say_how_far_attention_follows_the_object_and_may_be_given_later(f
         pipeline.published(prepare(request_for(folder, skip=NOTHING, masks=masks), settings, quiet))
 
 
-@pytest.mark.usefixtures("short_training")
 def test_a_model_without_cls_has_no_cls_map_and_says_why(folder, settings):
     request = replace(request_for(folder, skip=NOTHING), model="vit_wee_patch16_reg1_gap_256")
     opened, _, _ = compute(request, settings)
