@@ -25,7 +25,10 @@ NEEDS = {"browser": "browser", "postgres_server": "postgres", "compose": "docker
 
 # The files that compute whole studies or start servers and workers anew, the longest first: they are marked `long`, and
 # begin first, or they would be waited for at the end. Then those of the browser.
-LONG = ("test_chaos", "test_pipeline", "test_embedded", "test_study_units", "test_image_job", "test_queue_faults")
+LONG = (
+    *("test_chaos", "test_pipeline", "test_embedded", "test_study_units", "test_image_job", "test_prune_job"),
+    "test_queue_faults",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
