@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-lo
 
 help:
 	@echo "make demo    draw the demo pictures, compute their study, serve http://127.0.0.1:8050 with workers"
-	@echo "make check   lint, then the tests that need no browser, container or PostgreSQL: for daily work"
+	@echo "make check   lint, then what is quick and needs no browser, container or PostgreSQL: for daily work"
 	@echo "make test    lint, then all tests (installs Chromium, Redis and PostgreSQL for them where it may)"
 	@echo "make test-docker  build the images and try what their containers deny (needs Docker with Compose)"
 	@echo "make test-hostile  what takes minutes: very many false requests, very large false files"
@@ -26,7 +26,7 @@ demo: $(VENV)/worker
 	$(BIN)/headscope demo --data $(DATA)
 
 check: lint
-	$(PYTEST) -m 'not (hostile or browser or docker or postgres)'
+	$(PYTEST) -m 'not (hostile or browser or docker or long or postgres)'
 
 test: lint
 	sh tests/need.sh

@@ -121,7 +121,10 @@ def _shuffled(rng: random.Random, kills: int, wipes: int, restarts: int) -> list
 def _act(what: str, server: "_Server", settings: Settings, environment: dict[str, str], rng: random.Random) -> bool:
     """Do it; False if there was nothing to do it to."""
     if what == "wipe":
-        redis.Redis(unix_socket_path=str(settings.broker_socket)).flushall()
+        try:
+            redis.Redis(unix_socket_path=str(settings.broker_socket)).flushall()
+        except redis.ConnectionError:  # a server that has just been started again has none yet
+            return False
         return True
     if what == "restart":
         server.process.kill()

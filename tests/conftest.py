@@ -23,21 +23,32 @@ __all__ = ["ledger_url", "new_ledger", "no_flush", "postgres_server", "postgresq
 NEEDS = {"browser": "browser", "postgres_server": "postgres", "compose": "docker"}
 
 
-# The files that take longest, the longest first: they begin first, or they would be waited for at the end.
-LONGEST = ("test_chaos", "test_embedded", "test_pipeline", "test_queue_faults", "test_xss_browser")
+# The files that compute whole studies or start servers and workers anew, the longest first: they are marked `long`, and
+# begin first, or they would be waited for at the end. Then those of the browser.
+LONG = (
+    *("test_chaos", "test_pipeline", "test_embedded", "test_study_units", "test_image_job", "test_prune_job"),
+    "test_queue_faults",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with what it needs, which `make check` leaves out; and put the longest files first."""
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    """Mark each test with what it needs, and those of long files: `make check` leaves these out."""
     for item in items:
         assert isinstance(item, pytest.Function)
         found = {marker for fixture, marker in NEEDS.items() if fixture in item.fixturenames}
         if item.path.name.endswith("_docker.py"):
             found.add("docker")
+        if item.path.stem in LONG:
+            found.add("long")
         for marker in found:
             item.add_marker(marker)
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[int, bool]:
+    """Of its file among those that begin first."""
+    name = item.path.stem
+    return LONG.index(name) if name in LONG else len(LONG), not name.endswith("_browser")
 
 
 @pytest.fixture(scope="session")

@@ -243,9 +243,9 @@ def test_a_name_that_there_is_not_takes_as_long_as_a_wrong_password(accounts, mo
     took = {name: [] for name in names}
     for _ in range(8):
         for name in names:
-            since = time.perf_counter()
+            since = time.process_time()
             assert accounts.check(name, OTHER) is None
-            took[name].append(time.perf_counter() - since)
+            took[name].append(time.process_time() - since)
     fastest = {name: min(times) for name, times in took.items()}
     assert max(fastest.values()) < 2 * min(fastest.values()), fastest
     assert statistics.median(took["nobody"]) > 0.005  # a hash was computed

@@ -86,10 +86,10 @@ HOSTILE = {
 def at_most(seconds, memory):
     """What is done in the meantime takes no longer and no more."""
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         yield
-        assert time.perf_counter() - began < seconds
+        assert time.process_time() - began < seconds
         assert tracemalloc.get_traced_memory()[1] < memory
     finally:
         tracemalloc.stop()
@@ -190,9 +190,9 @@ def test_names_that_are_not_said_to_be_utf8_are_read_as_it_and_else_as_the_old_c
 
 def test_as_many_entries_as_are_allowed_are_read_in_seconds_and_one_more_is_refused(monkeypatch):
     many = written({f"{n % 1000}/{n}.png": b"" for n in range(archives.MOST_ENTRIES)})
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(directory(many, GB)) == archives.MOST_ENTRIES  # above 65,535 the count stands in the zip64 end
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     monkeypatch.setattr(archives, "MOST_ENTRIES", archives.MOST_ENTRIES - 1)
     with pytest.raises(ArchiveError, match=r"has 100,000 entries in a directory of .*; 99,999"):
         directory(many, GB)
@@ -225,17 +225,17 @@ def test_whatever_byte_is_changed_the_archive_is_refused_or_its_files_are_whole(
 def test_57_kilobytes_that_claim_ten_gigabytes_are_refused_at_once():
     bomb = overlapping(460, bytes(21_849_600))
     assert len(bomb) < 90_000
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ArchiveError, match=r"unpacks from 21,\d+ to 21,849,600 bytes; 100 times is allowed"):
         directory(io.BytesIO(bomb), 2 * GB)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_directory_of_millions_of_empty_entries_is_not_read_to_its_end():
     entry = zipped(Part(b"", data=b""))[30:-22]
     body = entry * ((archives.MOST_DIRECTORY - 1) // len(entry))
     lies = body + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(body), 0, 0)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ArchiveError):
         directory(io.BytesIO(lies), GB)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
