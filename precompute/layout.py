@@ -30,10 +30,12 @@ FEWEST_FOR_TSNE = 12
 MOST_FITTED = 200_000
 # Below this Barnes-Hut's gradient is both faster than the interpolated one and closer to the exact gradient.
 FEWEST_INTERPOLATED = 10_000
-# With early exaggeration; openTSNE's 250 kept no more neighbours. Without it, below so many items so many: more items
-# need more, to keep 95 % of the neighbours that scikit-learn's thousand iterations keep (docs/patterns.md).
-EARLY_ITERATIONS = 125
-LATE_ITERATIONS = ((10_000, 375), (30_000, 500), (math.inf, 550))
+# Barnes-Hut takes a cell as one point where it is smaller than this share of its distance. openTSNE's 0.5 takes half as
+# long again, and the maps are worth no more (docs/patterns.md).
+THETA = 0.8
+# With early exaggeration and then without, below so many items: more items need more, to keep 95 % of the neighbours
+# that scikit-learn's thousand iterations keep (docs/patterns.md).
+ITERATIONS = ((10_000, (100, 250)), (30_000, (125, 500)), (math.inf, (125, 550)))
 # Of a placed item. It starts amid its nearest fitted items, so it has only a short way to go.
 PLACING_ITERATIONS = 50
 PLACING_START = 25
@@ -102,7 +104,7 @@ def layout(
         return placed, {"method": "pca"}
     others = np.setdiff1d(known, fitted, assume_unique=True)
     blocks = [others[first : first + BLOCK] for first in range(0, len(others), BLOCK)]
-    iterations = (EARLY_ITERATIONS, next(late for below, late in LATE_ITERATIONS if len(fitted) < below))
+    iterations = next(iterations for below, iterations in ITERATIONS if len(fitted) < below)
     told = _told(sum(iterations) + len(blocks) * PLACING_ITERATIONS, progress, check)
     threads = min(threads or _cores(), 1 + len(fitted) // ITEMS_A_THREAD)
     # One thread for linear algebra, as its sums are cut by thread; the search for neighbours has threads of its own.
@@ -195,6 +197,7 @@ def _fit(
         early_exaggeration_iter=early,
         n_iter=late,
         negative_gradient_method=gradient,
+        theta=THETA,
         n_jobs=threads,
         # Whatever it raises reaches the caller, openTSNE's own OptimizationInterrupt excepted.
         callbacks=lambda iteration, error, embedding: told(),
