@@ -373,7 +373,7 @@ def test_a_job_adds_the_stages_that_were_skipped_through_the_same_pieces(queue, 
     whole = Queue(tmp_path / "whole", request_for(folder, skip=frozenset()))
     whole.settings = queue.settings
     names = [step.name for step in planned(whole)]
-    assert names == ["patterns", "autoencoder", "latents", "patch-map", "cls-map", "publish"]
+    assert names == ["autoencoder", "patterns", "latents", "cls-map", "patch-map", "publish"]
     whole.finish_all()
     opened = open_published(study_of(queue))
     assert opened.manifest.attempt == "attempt-2"
