@@ -208,8 +208,8 @@ class Pruning:
         """Of each image, what an array has of these regions; of one by layer, in the last layer."""
         if name not in self.arrays:
             return np.full(self.images, np.nan)
-        row = self.arrays[name][self.row(regions)]
-        return row if row.ndim == 1 else row[-1]
+        row: Array = self.arrays[name][self.row(regions)]
+        return row if row.ndim == 1 else np.asarray(row[-1])
 
     def effect(self, metric: str, regions: int) -> Effect:
         """Mean and standard deviation of `values`."""
