@@ -81,7 +81,7 @@ def test_results_are_moved_to_their_studies_number_by_number(settings: Settings,
     lacking = dict.fromkeys(names, nobody) | {"target": [None], "top_before": [None], "cls_distance": None}
     why = {"1": "no CLS", "6": "no CLS", "7": "no CLS"}
     without = old_result(bare, [0], [[1, 1]], **lacking, undefined=why, left_out={"probability": "no classifier"})
-    gone = old_result(study, [0], [[0, 0]], study="gone")
+    gone = old_result(study, [0], [[0, 0]]) | {"study": "gone"}
     anew = old_result(study, [0], [[0, 0]], content="0" * 64)
     for key, result in enumerate((old, without, gone, anew)):
         keep(settings, f"key {key}", result)

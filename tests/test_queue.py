@@ -83,7 +83,7 @@ def test_two_different_requests_cannot_write_one_study(deserted: Desk) -> None:
 
 
 def test_a_request_that_asks_for_nothing_is_refused_and_leaves_nothing(deserted: Desk) -> None:
-    with pytest.raises(ValueError, match="a pruning has 0 images"):
+    with pytest.raises(ValueError, match="0 images; give 1 to 5,000"):
         deserted.submit(toy("a", images=0), "ann")
     assert deserted.ledger.jobs() == []
 

@@ -11,7 +11,7 @@ import pytest
 from jobs.client import celery_app
 from jobs.database import LedgerUnavailableError
 from jobs.ledger import Ledger
-from jobs.requests import INTERACTIVE, KINDS
+from jobs.requests import FIXED, INTERACTIVE, kinds
 from jobs.work import CancelledError, Job, Lease, Step
 from store.errors import DiskFullError, LostLeaseError
 from store.settings import Settings
@@ -323,7 +323,8 @@ def test_a_ledger_that_is_away_for_a_while_stops_no_unit(
 
 
 def test_every_kind_of_job_has_a_doer() -> None:
-    assert set(doers.DOERS) == set(KINDS)
+    assert set(doers.DOERS) == set(FIXED)
+    assert all(callable(doers.doer(kind)) for kind in kinds())
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,9 @@ def bars_numbers(pruning: Pruning, chosen: Selection) -> Columns:
 def predictions_numbers(pruning: Pruning, chosen: Selection) -> Columns:
     """Of one image the classes that are among the first five, before or after; of several, each image's first."""
     if pruning.images > 1:
-        nobody = np.full(pruning.images, -1)
-        firsts = pruning.first_before, pruning.first_after(chosen.regions)
-        before_after = (nobody if first is None else first for first in firsts)
-        return {"image": pruning.image_ids, **dict(zip(("before", "after"), before_after, strict=True))}
+        firsts = [pruning.first_before, pruning.first_after(chosen.regions)]
+        told = [np.full(pruning.images, -1) if first is None else first for first in firsts]
+        return {"image": pruning.image_ids, "before": told[0], "after": told[1]}
     before, after = dict(pruning.top_before), dict(pruning.after(chosen.regions))
     classes = list(before | after)
     missing = float("nan")
