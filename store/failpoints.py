@@ -20,6 +20,8 @@ DERIVED = (
     "after-result-publish",
     "after-result-flush",
 )
+# While a piece of an analysis is written.
+PIECES = ("before-piece-write", "before-piece-ack", "after-piece-ack")
 EXCHANGE = ("after-object-push", "before-commit", "after-object-pull", "before-place")
 NAMES = (
     "before-unit-write",
@@ -28,9 +30,6 @@ NAMES = (
     "after-unit-ack",
     "before-gather",
     "before-gather-ack",
-    "before-piece-write",
-    "before-piece-ack",
-    "after-piece-ack",
     "before-stage-write",
     "before-stage-ack",
     "after-stage-ack",
@@ -42,6 +41,7 @@ NAMES = (
     "after-ledger-commit",
     *EXCHANGE,
     *DERIVED,
+    *PIECES,
 )
 
 _setting: str | None = None

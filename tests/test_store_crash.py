@@ -38,7 +38,8 @@ for setting in sys.argv[2:]:
 for setting, child in children.items():
     print(setting, os.WTERMSIG(os.waitpid(child, 0)[1]))
 """
-POINTS = [name for name in failpoints.NAMES if "ledger" not in name and name not in failpoints.EXCHANGE]
+ELSEWHERE = (*failpoints.EXCHANGE, *failpoints.DERIVED, *failpoints.PIECES)  # which have tests of their own
+POINTS = [name for name in failpoints.NAMES if "ledger" not in name and name not in ELSEWHERE]
 SHARED = ("image", "importance")  # read in every state, besides the array that was hit
 
 
