@@ -100,6 +100,8 @@ METRICS: dict[str, HeadNumber] = {
 # What an image's vector over all heads can hold, by which images are laid out (Sec. 5.1, 6.1).
 VECTORS = ("pruned_probability", *METRICS)
 
+TOP_CLASSES = 5  # most probable classes that are stored of a pruned prediction: the paper's Fig. 1 B3 shows five
+
 # --- regions of a head's attention matrix ---
 
 

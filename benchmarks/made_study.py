@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import typer
 
-from analyses.vocabulary import CLS_PATTERNS, METRICS, PATCH_PATTERNS, VECTORS
+from analyses.vocabulary import CLS_PATTERNS, METRICS, PATCH_PATTERNS, TOP_CLASSES, VECTORS
 from benchmarks.measuring import Table
 from store.attempt import Attempt
 from store.manifest import Manifest
@@ -29,7 +29,6 @@ PATCHES = GRID**2
 SIDE, THUMBNAIL, GRAIN = 224, 96, 32
 CLASSES = 1000
 IMAGES_A_CLASS = 50  # as ImageNet's validation images have
-TOP = 5
 UNIT_IMAGES = 50
 MADE = "this study was made for measuring, not computed"
 LEFT_OUT = ("logits", "cls_vector", "patch_mask", "patch_latent", "autoencoder")
@@ -164,7 +163,7 @@ def of_images(heads: Heads, label: np.ndarray, numbers: range, seed: int) -> Arr
     sure = probability[np.arange(n), label][:, None, None]
     pruned = np.clip(sure - heads.importance[0] * rng.gamma(1, 1, lead) + rng.normal(0, 0.01, lead), 0, 1)
     distances = heads.importance[1:, None] * rng.gamma(4, 0.25, (len(METRICS) - 1, *lead))
-    best = np.argsort(-probability, axis=1)[:, :TOP]
+    best = np.argsort(-probability, axis=1)[:, :TOP_CLASSES]
     of_best = np.take_along_axis(probability, best, axis=1)[:, None, None] * rng.uniform(0.8, 1, (*lead, 1))
     strength, entropy = _strength(heads.reach * rng.lognormal(0, 0.3, lead))
     arrays = {
@@ -175,7 +174,7 @@ def of_images(heads: Heads, label: np.ndarray, numbers: range, seed: int) -> Arr
         "probability": probability,
         "importance": np.concatenate([(sure - pruned)[None], np.minimum(distances, 1)]),
         "pruned_probability": pruned,
-        "pruned_top_class": np.broadcast_to(best[:, None, None], (*lead, TOP)),
+        "pruned_top_class": np.broadcast_to(best[:, None, None], (*lead, TOP_CLASSES)),
         "pruned_top_probability": of_best,
         "strength": strength,
         "entropy": entropy,

@@ -10,7 +10,7 @@ import numpy as np
 from analyses.pruning import ANALYSIS as PRUNE
 from analyses.pruning import PruneRequest
 from analyses.request import MOST_IMAGES
-from analyses.vocabulary import METRICS, MODES, WHOLE_HEAD, regions_title
+from analyses.vocabulary import METRICS, MODES, TOP_CLASSES, WHOLE_HEAD, regions_title
 from dashboard.data import Array, StudyFacts, indices_of, of_image, per_image, predictions, read
 from dashboard.selection import Selection
 from store.derived import path_of
@@ -22,7 +22,6 @@ from store.study import Study
 COORDINATES = ("image", "region_set", "layer")
 # The array with what a metric loses, where it is not called as the metric is.
 LOST = {"probability": "probability_drop"}
-RANKS = 5  # most probable classes that a result has, and the paper's Fig. 1 B3 shows
 
 log = logging.getLogger(__name__)
 
@@ -269,7 +268,7 @@ class Predictions:
 
 def likeliest(probability: Array) -> list[tuple[int, float]]:
     """The most probable classes with their probabilities, of one image's (class,); empty of what is no number."""
-    order = np.argsort(-probability, kind="stable")[:RANKS]
+    order = np.argsort(-probability, kind="stable")[:TOP_CLASSES]
     p = probability[order]
     return _ranks(order, p) if np.isfinite(p).all() else []
 

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from analyses.vocabulary import TOP_CLASSES
 from precompute.base import Base, logits_from
 from precompute.metrics import cosine_distance, jensen_shannon, probabilities
 from precompute.model import ViT
-
-# Classes kept of each pruned prediction: the paper's Fig. 1 B3 shows five.
-TOP = 5
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def importance(vit: ViT, base: Base, target: Tensor | None, chunk: int) -> Impor
     of_target = target[:, None, None, None].to(after.device)
     p_before = before.gather(-1, of_target)[..., 0]
     p_after = after.gather(-1, of_target.expand(*after.shape[:-1], 1))[..., 0]
-    top = after.topk(min(TOP, after.shape[-1]), dim=-1)
+    top = after.topk(min(TOP_CLASSES, after.shape[-1]), dim=-1)
     jsd = jensen_shannon(before, after)
     return Importance(p_before - p_after, jsd, cls, patch, p_after, top.indices, top.values)
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from analyses.pruning import PruneRequest
-from analyses.vocabulary import REGION_SETS_WITHOUT_CLS, Regions
+from analyses.vocabulary import REGION_SETS_WITHOUT_CLS, TOP_CLASSES, Regions
 from precompute.analysis import batch_for, exact_float32, unless_out_of_memory
 from precompute.base import Base, logits_from
 from precompute.errors import RequestError
-from precompute.importance import TOP, ZDistances, z_distances
+from precompute.importance import ZDistances, z_distances
 from precompute.metrics import jensen_shannon, probabilities
 from precompute.model import ViT
 from precompute.unit import Arrays, Attrs, Unit
@@ -185,8 +185,8 @@ def of_unit(unit: Unit) -> tuple[Arrays, Attrs]:
 
 
 def likeliest(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The TOP most probable classes and their probabilities, (…, rank), of probabilities (…, class)."""
-    order = np.argsort(-probability, axis=-1, kind="stable")[..., :TOP]
+    """The TOP_CLASSES most probable classes and their probabilities, (…, rank), of probabilities (…, class)."""
+    order = np.argsort(-probability, axis=-1, kind="stable")[..., :TOP_CLASSES]
     return order, np.take_along_axis(probability, order, -1)
 
 
@@ -207,7 +207,7 @@ class _Effects:
         self.of_class: Arrays = {}
         if self.target is not None:
             self.of_class = {name: np.full(shape, np.nan) for name in (*OF_CLASS.values(), "pruned_probability")}
-            ranks = min(TOP, self.study.sizes["class"])
+            ranks = min(TOP_CLASSES, self.study.sizes["class"])
             self.of_class["top_class"] = np.full((*shape, ranks), -1, np.int32)
             self.of_class["top_probability"] = np.full((*shape, ranks), np.nan)
 

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from analyses.vocabulary import CLS_PATTERNS, NAMED_CLASSES, PATCH_PATTERNS
+from analyses.vocabulary import CLS_PATTERNS, NAMED_CLASSES, PATCH_PATTERNS, TOP_CLASSES
 from jobs.requests import StudyRequest
 from precompute import analysis
 from precompute.autoencoder import LATENT, num_parameters
 from precompute.certificate import certify
 from precompute.checkpoint import kind_of_weights
-from precompute.importance import TOP
 from precompute.model import ViT
 from precompute.names import check_name
 from precompute.outputs import named_classes, subset_of
@@ -382,7 +381,7 @@ def sizes_of(vit: ViT, start: dict[str, np.ndarray]) -> dict[str, int]:
         "parameter": num_parameters(vit.num_patches),
     }
     if "class" in start:
-        sizes |= {"class": len(start["class"]), "rank": min(TOP, len(start["class"]))}
+        sizes |= {"class": len(start["class"]), "rank": min(TOP_CLASSES, len(start["class"]))}
     return schema.all_sizes(sizes)
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from analyses.vocabulary import METRICS, MODES, REGIONS, Regions
+from analyses.vocabulary import METRICS, MODES, REGIONS, TOP_CLASSES, Regions
 from dashboard.data import StudyFacts
 from dashboard.exports import Columns, Export
 from dashboard.graphs import figure
-from dashboard.pruned import RANKS, Pruning, is_custom, name_of, requests_of
+from dashboard.pruned import Pruning, is_custom, name_of, requests_of
 from dashboard.selection import Selection
 from dashboard.theme import Palette, palette
 from dashboard.views.pruning import NAME, NO_CLASSIFIER, Bars, brief, class_name, label, results_of
@@ -145,7 +145,7 @@ before = np.where(known, np.where(known[:, None], p, 0).argmax(axis=1), -1)
 after = np.where(np.isfinite(top_p[row]).all(axis=-1), top_class[row][:, 0], -1)
 numbers = {{"image": images, "before": before, "after": after}}
 """
-    return f"""{opening}order = np.argsort(-p[0], kind="stable")[:{RANKS}]
+    return f"""{opening}order = np.argsort(-p[0], kind="stable")[:{TOP_CLASSES}]
 before = dict(zip(order.tolist(), p[0][order].tolist()))
 after = dict(zip(top_class[row, 0].tolist(), top_p[row, 0].tolist()))
 classes = list(before | after)
