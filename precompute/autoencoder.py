@@ -32,7 +32,7 @@ FEWEST_IMAGES = 16
 HELD_OUT = 8
 
 # The policy of training, by experiment on DeiT-tiny. More steps say more of single pixels and separate heads less.
-STEPS = 1000
+STEPS = 800
 FEWEST_EPOCHS = 12
 FEWEST_PATIENCE = 5
 BATCH = 32
@@ -151,7 +151,7 @@ def train(
     progress: Callable[[int, int], None],
     check: Callable[[], None],
 ) -> Trained:
-    """An autoencoder of masks, trained for about 1,000 steps or until the held-out loss falls no more.
+    """An autoencoder of masks, trained for about 800 steps or until the held-out loss falls no more.
 
     Adam on the binary cross-entropy, its rate up and down again in one cycle. Four in five ones of what the encoder is
     shown are dropped (the rest count five times), and the decoder has to say all of them: a single pixel is then worth

@@ -114,6 +114,17 @@ def test_the_loss_falls_and_the_epoch_with_the_least_held_out_loss_is_kept(plant
     assert made.loss["held_out"][kept] == pytest.approx(naive.item(), rel=1e-4)
 
 
+def test_of_the_ones_a_fifth_is_shown_five_times_as_bright_and_nothing_else():
+    masks = torch.zeros(4, 100, 100)
+    masks[:, ::2] = 1
+    torch.manual_seed(0)
+    shown = autoencoder._dropped(masks)
+    assert shown.unique().tolist() == pytest.approx([0, 5])
+    assert not shown[masks == 0].any()
+    assert (shown > 0).sum() == pytest.approx(0.2 * masks.sum(), rel=0.05)
+    assert autoencoder._dropped(torch.zeros(1, 3, 3)).tolist() == torch.zeros(1, 3, 3).tolist()
+
+
 def test_training_stops_when_the_held_out_loss_falls_no_more(planted):
     settings = planted[2].settings
     assert settings["epochs"] == len(planted[2].loss["train"]) == len(planted[2].loss["held_out"])
