@@ -168,8 +168,8 @@ def lab(made, tmp_path, monkeypatch):
     monkeypatch.setitem(registry.ANALYSES, "made-up", MADE_UP)
     monkeypatch.setattr("jobs.client.ring", lambda *args: None)
     CALLS.clear()
-    for kept in (study_model.MODELS, worker._BASES, worker._STUDIES):
-        kept.clear()
+    for cache in (study_model.model_cache(), worker.base_cache(), worker._studies):
+        cache.clear()
     shutil.copytree(made / "studies" / PLAIN, tmp_path / "data" / "studies" / PLAIN)
     return Lab(tmp_path / "data")
 

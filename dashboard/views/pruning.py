@@ -484,7 +484,7 @@ importance* (Eq. 3 to 6). The paper's six modes (Fig. 4B), as its text needs the
 patches→patches, CLS→CLS, both crossings, everything of CLS. Registers and distillation tokens go only with the whole
 head.
 
-Computed in `precompute/pruning.py`, when it is first looked at (`workers/prune.py`), and kept
+Computed in `precompute/pruning.py`, when it is first looked at, and kept beside the study (`store/derived.py`)
 """
 
 VIEW = View(
