@@ -217,7 +217,7 @@ def test_it_is_computed_with_gradients_and_published_once_however_often_it_is_as
     assert (again.id, new) == (job.id, False)
     assert CALLS == {(0, 1): 1, (2, 3): 1, (4,): 1}
     assert list(lab.root.iterdir()) == [found.path]
-    vit = study_model.kept_model_of(lab.study, lab.settings, "cpu")
+    vit = study_model.cached_model_of(lab.study, lab.settings, "cpu")
     assert not any(weight.requires_grad or weight.grad is not None for weight in vit.model.parameters())
 
 
