@@ -121,7 +121,7 @@ def test_of_the_ones_a_fifth_is_shown_five_times_as_bright_and_nothing_else():
     shown = autoencoder._dropped(masks)
     assert shown.unique().tolist() == pytest.approx([0, 5])
     assert not shown[masks == 0].any()
-    assert (shown > 0).sum() == pytest.approx(0.2 * masks.sum(), rel=0.05)
+    assert (shown > 0).sum().item() == pytest.approx(0.2 * masks.sum().item(), rel=0.05)
     assert autoencoder._dropped(torch.zeros(1, 3, 3)).tolist() == torch.zeros(1, 3, 3).tolist()
 
 
