@@ -30,12 +30,17 @@ FEWEST_FOR_TSNE = 12
 MOST_FITTED = 200_000
 # Below this Barnes-Hut's gradient is both faster than the interpolated one and closer to the exact gradient.
 FEWEST_INTERPOLATED = 10_000
-# Barnes-Hut takes a cell as one point where it is smaller than this share of its distance. openTSNE's 0.5 takes half as
-# long again, and the maps are worth no more (docs/patterns.md).
-THETA = 0.8
-# With early exaggeration and then without, below so many items: more items need more, to keep 95 % of the neighbours
-# that scikit-learn's thousand iterations keep (docs/patterns.md).
-ITERATIONS = ((10_000, (100, 250)), (30_000, (125, 500)), (math.inf, (125, 550)))
+# Below so many items: iterations with early exaggeration and then without, and theta of Barnes-Hut, which takes a cell
+# as one point where it is smaller than this share of its distance. Few items cost little: with fewer iterations and a
+# theta of 0.8, layouts of 144 images were worth less. From 3,000 to 10,000 that takes half of the time, and maps are
+# worth as much. More items need more iterations, to keep 95 % of the neighbours that scikit-learn's thousand iterations
+# keep (docs/patterns.md).
+POLICIES = (
+    (3_000, (125, 375), 0.5),
+    (10_000, (100, 250), 0.8),
+    (30_000, (125, 500), 0.5),
+    (math.inf, (125, 550), 0.5),
+)
 # Of a placed item. It starts amid its nearest fitted items, so it has only a short way to go.
 PLACING_ITERATIONS = 50
 PLACING_START = 25
@@ -104,12 +109,12 @@ def layout(
         return placed, {"method": "pca"}
     others = np.setdiff1d(known, fitted, assume_unique=True)
     blocks = [others[first : first + BLOCK] for first in range(0, len(others), BLOCK)]
-    iterations = next(iterations for below, iterations in ITERATIONS if len(fitted) < below)
+    iterations, theta = next((many, theta) for below, many, theta in POLICIES if len(fitted) < below)
     told = _told(sum(iterations) + len(blocks) * PLACING_ITERATIONS, progress, check)
     threads = min(threads or _cores(), 1 + len(fitted) // ITEMS_A_THREAD)
     # One thread for linear algebra, as its sums are cut by thread; the search for neighbours has threads of its own.
     with threadpool_limits(1, user_api="blas"):
-        embedding, made = _fit(sample, seed, start, iterations, threads, told, check)
+        embedding, made = _fit(sample, seed, start, iterations, theta, threads, told, check)
         if blocks:
             # Its grid is centred anew, so this comes before any coordinate is read.
             embedding.prepare_interpolation_grid()
@@ -180,6 +185,7 @@ def _fit(
     seed: int,
     start: Start,
     iterations: tuple[int, int],
+    theta: float,
     threads: int,
     told: Callable[[], None],
     check: Callable[[], None],
@@ -197,7 +203,7 @@ def _fit(
         early_exaggeration_iter=early,
         n_iter=late,
         negative_gradient_method=gradient,
-        theta=THETA,
+        theta=theta,
         n_jobs=threads,
         # Whatever it raises reaches the caller, openTSNE's own OptimizationInterrupt excepted.
         callbacks=lambda iteration, error, embedding: told(),

@@ -75,7 +75,7 @@ def test_many_equal_vectors_do_no_harm_to_the_others():
 def test_the_number_of_threads_changes_no_bit(gradient, monkeypatch):
     monkeypatch.setattr(precompute.layout, "ITEMS_A_THREAD", 50)
     monkeypatch.setattr(precompute.layout, "SEARCHED", 64)
-    monkeypatch.setattr(precompute.layout, "ITERATIONS", ((1000, (20, 20)),))
+    monkeypatch.setattr(precompute.layout, "POLICIES", ((1000, (20, 20), 0.5),))
     monkeypatch.setattr(precompute.layout, "FEWEST_INTERPOLATED", 1000 if gradient == "Barnes-Hut" else 100)
     vectors, _ = groups(400)
     vectors[100:200] = np.round(vectors[100:200])
@@ -135,8 +135,8 @@ def test_progress_counts_to_its_end_and_a_check_stops_the_layout():
     vectors, group = groups(200)
     told = []
     layout(vectors, seed=0, strata=group, most_fitted=100, progress=lambda done, of: told.append((done, of)))
-    assert told[-1] == (400, 400)
-    assert [done for done, _ in told] == list(range(25, 425, 25))
+    assert told[-1] == (550, 550)
+    assert [done for done, _ in told] == list(range(25, 575, 25))
 
     class Stopped(Exception):
         pass

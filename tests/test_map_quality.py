@@ -120,8 +120,8 @@ def test_a_large_map_is_judged_by_a_sample_laid_out_twice(rng):
         vectors, np.zeros((300, 2)), 0, strata=group, sample=60, progress=lambda done, of: told.append((done, of))
     )
     assert 0.3 < agreement <= 1
-    assert told[0] == (25, 700)
-    assert told[-1] == (700, 700)
+    assert told[0] == (25, 1000)
+    assert told[-1] == (1000, 1000)
 
 
 def test_too_few_points_and_unequal_ones_are_refused(vectors, xy):
