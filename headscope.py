@@ -469,11 +469,13 @@ def _damage_of(result: Path, study: Path) -> list[Damage]:
 
 @app.command()
 def derived(
-    study: Annotated[str | None, typer.Argument(help="Only of this one; without it, of all.")] = None,
+    study: Annotated[str | None, typer.Argument(help="Results of this study; without it, of all studies.")] = None,
     data: Data = None,
     remove: Annotated[
         str | None,
-        typer.Option("--remove", help="Remove a result by its key, or its beginning; or all.", metavar="KEY"),
+        typer.Option(
+            "--remove", help="Remove the result with this key (its first letters are enough), or all.", metavar="KEY"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

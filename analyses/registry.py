@@ -122,9 +122,7 @@ def analysis_of(array: str) -> Analysis:
     Raises:
         KeyError: None has an array of that name.
     """
-    of_studies = (each for each in ANALYSES.values() if each.when != "request")
-    return next((each for each in of_studies if array in each.arrays), None) or _unknown(array)
-
-
-def _unknown(array: str) -> Analysis:
+    for each in ANALYSES.values():
+        if each.when != "request" and array in each.arrays:
+            return each
     raise KeyError(f"no analysis has an array {array!r}")

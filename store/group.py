@@ -1,5 +1,6 @@
 """What does a published Zarr group say? Each array as it was published, checked on the way: true, or an error."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from store.objects import PublishedStore, asked, fault
 Array = npt.NDArray[Any]
 
 
-class Group:
+class Group(ABC):
     """A published group, read-only: of a study, or of a result beside it. Safe to share between threads.
 
     It stands in for the path of its Zarr group wherever a path is taken: `xarray.open_zarr(group)`.
@@ -128,9 +129,9 @@ class Group:
         """What became of the files, and what to do, where none of them is there any more."""
         return f"the files of {self.called} are gone: it was deleted or computed again; open it again"
 
+    @abstractmethod
     def _next_step(self) -> str:
         """What to do about damage."""
-        raise NotImplementedError
 
     def _guarded(self, what: str, access: Callable[[], Any]) -> Any:
         """`access()`, with any failure that damage explains turned into DamagedError."""

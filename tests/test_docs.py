@@ -74,6 +74,7 @@ def test_the_python_lines_of_a_page_run_one_after_the_other(page, folder, monkey
     # A line that does not work raises, which fails this.
     for block in PYTHON[page]:
         exec(compile(block, page, "exec"), names)
+    assert names.keys() - {"__builtins__"}, f"the lines of {page} did nothing"
 
 
 def test_all_python_lines_stand_in_blocks_that_are_run():
